@@ -1,0 +1,145 @@
+"""The MLX backend: Apple GPUs, and CPUs where the MLX CPU build is installed."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.backends.loading import check_names, random_weight
+
+# Canonical (torch) axes -> MLX axes, by the class of the module that owns the weight.
+_AXES = {nn.Conv1d: (0, 2, 1), nn.Conv2d: (0, 2, 3, 1), nn.ConvTranspose1d: (1, 2, 0), nn.ConvTranspose2d: (1, 2, 3, 0)}
+
+
+class MLXBackend:
+    """MLX on its default device."""
+
+    name = "mlx"
+
+    def __init__(self, device: str = "gpu", dtype: str = "float32") -> None:
+        self.device = device
+        self.dtype = dtype
+        self.mlx_dtype = getattr(mx, dtype)
+        self._mx_device = mx.Device(mx.DeviceType.gpu if device == "gpu" else mx.DeviceType.cpu)
+
+    def array(self, values: np.ndarray, *, dtype: str | None = None) -> mx.array:
+        """Host to device; see Backend.array."""
+        out = mx.array(values)
+        if mx.issubdtype(out.dtype, mx.floating):
+            return out.astype(getattr(mx, dtype) if dtype else self.mlx_dtype)
+        return out.astype(getattr(mx, dtype)) if dtype else out
+
+    def numpy(self, array: mx.array) -> np.ndarray:
+        """Device to host; see Backend.numpy."""
+        wide = array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+        return np.array(wide)
+
+    def net(
+        self,
+        package: str,
+        cls: str,
+        config: Any,
+        weights: Mapping[str, Tensor | AffineTensor] | None,
+        *,
+        keep_float32: Sequence[str] = (),
+        seed: int = 0,
+    ) -> nn.Module:
+        """Build and load a net; see Backend.net."""
+        module = importlib.import_module(f"{package}.mlx_net")
+        net: nn.Module = getattr(module, cls)(config)
+        affine = {k: w for k, w in (weights or {}).items() if isinstance(w, AffineTensor)}
+        if affine:
+            from izwi_lab.families.shared.nets.quant.mlx_net import use_affine
+
+            use_affine(net, affine, self)
+        axes = _axes_by_name(net)
+        expected = self._shapes(net, axes)
+        if weights is None:
+            dense: dict[str, Tensor] = {n: random_weight(n, s, seed) for n, s in expected.items()}
+        else:
+            dense = {k: w for k, w in weights.items() if isinstance(w, Tensor)}
+            held = {n: s for n, s in expected.items() if not n.endswith((".q", ".scales", ".biases")) or n in dense}
+            check_names(held, {k: w.shape for k, w in dense.items()})
+        loaded = [(k, self._dense(k, w, axes.get(k), keep_float32)) for k, w in dense.items()]
+        net.update(tree_unflatten(loaded))
+        net.eval()
+        net.freeze()
+        if hasattr(net, "finalize"):
+            net.finalize(self)
+        mx.eval(net.parameters())
+        return net
+
+    def _dense(self, name: str, weight: Tensor, axes: tuple[int, ...] | None, keep_float32: Sequence[str]) -> mx.array:
+        if weight.dtype == "bfloat16":
+            out = mx.array(np.ascontiguousarray(weight.data)).view(mx.bfloat16)
+        else:
+            out = mx.array(np.ascontiguousarray(weight.data))
+        if axes is not None:
+            out = mx.contiguous(out.transpose(axes))
+        if not mx.issubdtype(out.dtype, mx.floating):
+            return out
+        wide = any(fnmatch.fnmatchcase(name, p) for p in keep_float32)
+        return out.astype(mx.float32 if wide else self.mlx_dtype)
+
+    def parameters(self, net: nn.Module) -> dict[str, tuple[int, ...]]:
+        """Parameter shapes by name, in canonical (torch) layout."""
+        return self._shapes(net, _axes_by_name(net))
+
+    def _shapes(self, net: nn.Module, axes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        out: dict[str, tuple[int, ...]] = {}
+        for name, value in tree_flatten(net.parameters()):
+            shape = tuple(value.shape)
+            if order := axes.get(name):
+                canonical = [0] * len(shape)
+                for here, there in enumerate(order):
+                    canonical[there] = shape[here]
+                shape = tuple(canonical)
+            out[name] = shape
+        return out
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Run on this backend's device."""
+        with mx.stream(self._mx_device):
+            yield
+
+    def evaluate(self, *trees: Any) -> None:
+        """Compute the arrays in the trees now."""
+        mx.eval(*trees)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        mx.synchronize()
+
+    def copy(self, tree: Any) -> Any:
+        """Deep copy of the arrays in a tree (MLX arrays are replaced, not written, except by slice update)."""
+        if isinstance(tree, mx.array):
+            return mx.array(tree)
+        if isinstance(tree, dict):
+            return {k: self.copy(v) for k, v in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            return type(tree)(self.copy(v) for v in tree)
+        return tree
+
+    def memory_bytes(self) -> int:
+        """Bytes MLX holds."""
+        return int(mx.get_active_memory())
+
+
+def _axes_by_name(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Weight name -> axes from canonical to MLX layout, declared by the class of the module that owns it."""
+    return {
+        f"{path}.weight" if path else "weight": axes
+        for path, m in net.named_modules()
+        for cls, axes in _AXES.items()
+        if isinstance(m, cls)
+    }

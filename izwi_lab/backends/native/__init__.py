@@ -1,0 +1,127 @@
+"""Native CPU kernels: small C++ files compiled once per machine, in the background, and never required.
+
+`library("decoder")` gives the compiled `decoder.cpp` as a ctypes library, or None while it is being built, when no
+compiler is present, or with IZWI_NATIVE=0; callers then use their plain torch path, which is always correct.
+The build is cached under the user's cache folder, keyed by source, flags, CPU and the OpenMP runtime it shares.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+_lock = threading.Lock()
+_jobs: dict[str, _Build] = {}
+
+
+class _Build:
+    """One library on its way: a thread, then a CDLL or the reason there is none."""
+
+    def __init__(self, name: str) -> None:
+        self.library: ctypes.CDLL | None = None
+        self.reason = "building"
+        self.thread = threading.Thread(target=self._run, args=(name,), name=f"native-{name}", daemon=True)
+        self.thread.start()
+
+    def _run(self, name: str) -> None:
+        try:
+            self.library = ctypes.CDLL(str(_compile(name)))
+            self.reason = "ready"
+        except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+            self.reason = str(error)
+            _log.info("native library %s is not used: %s", name, error)
+
+
+def library(name: str, *, wait: bool = False) -> ctypes.CDLL | None:
+    """The compiled `<name>.cpp` of this folder, or None when it is not (yet) there. `wait` blocks until built."""
+    if os.environ.get("IZWI_NATIVE", "1") == "0":
+        return None
+    with _lock:
+        job = _jobs.get(name) or _jobs.setdefault(name, _Build(name))
+    if wait or (job.thread.is_alive() and _cached(name).exists()):
+        job.thread.join()
+    return job.library
+
+
+def status() -> dict[str, str]:
+    """Each library asked for so far: "ready", "building", or why it is not used."""
+    return {name: job.reason for name, job in _jobs.items()}
+
+
+def _compile(name: str) -> Path:
+    target = _cached(name)
+    if target.exists():
+        return target
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise RuntimeError("no C++ compiler found (g++ or clang++)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        out = Path(folder) / target.name
+        openmp = _torch_openmp()
+        command = [compiler, *_FLAGS, str(_source(name)), "-o", str(out), *([str(openmp)] if openmp else [])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{compiler} failed: {done.stderr[-600:]}")
+        out.replace(target)
+    return target
+
+
+def _source(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.cpp")
+
+
+def _cached(name: str) -> Path:
+    headers = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.h")))
+    key = hashlib.sha256(
+        b"|".join(
+            [
+                _source(name).read_bytes(),
+                headers,
+                " ".join(_FLAGS).encode(),
+                _cpu().encode(),
+                str(_torch_openmp()).encode(),
+            ]
+        )
+    ).hexdigest()[:16]
+    base = Path(
+        os.environ.get("IZWI_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "izwi"
+    )
+    return base / "native" / f"{name}-{key}.so"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    return f"{platform.system()}-{platform.machine()}-{flags}"
+
+
+def _torch_openmp() -> Path | None:
+    """Torch's own OpenMP runtime: sharing it keeps one thread pool; two pools would fight for the cores."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    roots = [Path(p) for p in spec.submodule_search_locations]
+    found = [
+        f
+        for root in roots
+        for folder in (root / "lib", root.parent / "torch.libs")
+        if folder.is_dir()
+        for f in folder.glob("libgomp*.so*")
+    ]
+    return found[0] if found else None

@@ -1,0 +1,154 @@
+"""The torch backend: CPU, CUDA and Apple MPS."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.backends.loading import check_names, random_weight
+
+_threads_once = threading.Lock()
+_threads_chosen = False
+
+
+def choose_threads() -> None:
+    """Set torch's CPU threads once per process: IZWI_NUM_THREADS, else the cores this process may use."""
+    global _threads_chosen
+    with _threads_once:
+        if _threads_chosen:
+            return
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(int(os.environ.get("IZWI_NUM_THREADS", cores)))
+        _threads_chosen = True
+
+
+class TorchBackend:
+    """torch on one device."""
+
+    name = "torch"
+
+    def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
+        choose_threads()
+        self.device = device
+        self.dtype = dtype
+        self.torch_dtype = getattr(torch, dtype)
+
+    def array(self, values: np.ndarray, *, dtype: str | None = None) -> torch.Tensor:
+        """Host to device; see Backend.array."""
+        host = np.ascontiguousarray(values)
+        tensor = torch.from_numpy(host if host.flags.writeable else host.copy())
+        if tensor.is_floating_point():
+            return tensor.to(self.device, getattr(torch, dtype) if dtype else self.torch_dtype)
+        return tensor.to(self.device, getattr(torch, dtype) if dtype else None)
+
+    def numpy(self, array: torch.Tensor) -> np.ndarray:
+        """Device to host; see Backend.numpy."""
+        host = array.detach().to("cpu")
+        return (host.float() if host.is_floating_point() else host).numpy()
+
+    def net(
+        self,
+        package: str,
+        cls: str,
+        config: Any,
+        weights: Mapping[str, Tensor | AffineTensor] | None,
+        *,
+        keep_float32: Sequence[str] = (),
+        seed: int = 0,
+    ) -> torch.nn.Module:
+        """Build and load a net; see Backend.net."""
+        module = importlib.import_module(f"{package}.torch_net")
+        with torch.device("meta"):
+            net: torch.nn.Module = getattr(module, cls)(config)
+        affine = {k: w for k, w in (weights or {}).items() if isinstance(w, AffineTensor)}
+        if affine:
+            from izwi_lab.families.shared.nets.quant.torch_net import use_affine
+
+            use_affine(net, affine, self)
+        state: dict[str, torch.Tensor] = {}
+        expected = {k: tuple(v.shape) for k, v in net.state_dict().items()}
+        if weights is None:
+            for name, shape in expected.items():
+                state[name] = self._dense(name, random_weight(name, shape, seed), keep_float32)
+        else:
+            dense = {k: w for k, w in weights.items() if k not in affine}
+            held = {n: s for n, s in expected.items() if not n.endswith((".q", ".scales", ".biases")) or n in dense}
+            check_names(held, {k: w.shape for k, w in dense.items()})
+            state = {k: self._dense(k, w, keep_float32) for k, w in dense.items()}
+        net.load_state_dict(state, strict=not affine, assign=True)
+        for parameter in net.parameters():
+            parameter.requires_grad_(False)
+        net.eval()
+        if hasattr(net, "finalize"):
+            with torch.inference_mode():
+                net.finalize(self)
+        return net
+
+    def _dense(self, name: str, weight: Tensor, keep_float32: Sequence[str]) -> torch.Tensor:
+        if weight.dtype == "bfloat16":
+            # torch warns on read-only maps; the weights are never written, so the map is shared as it is.
+            tensor = _from_mapped(weight.data.view(np.int16)).view(torch.bfloat16)
+        else:
+            tensor = _from_mapped(weight.data)
+        if not tensor.is_floating_point():
+            return tensor.to(self.device)
+        wide = any(fnmatch.fnmatchcase(name, p) for p in keep_float32)
+        return tensor.to(self.device, torch.float32 if wide else self.torch_dtype)
+
+    def parameters(self, net: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+        """Parameter shapes by name."""
+        return {k: tuple(v.shape) for k, v in net.state_dict().items()}
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients."""
+        with torch.inference_mode():
+            yield
+
+    def evaluate(self, *trees: Any) -> None:
+        """Torch is eager: nothing to force."""
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        elif self.device == "mps":
+            torch.mps.synchronize()
+
+    def copy(self, tree: Any) -> Any:
+        """Deep copy of the arrays in a tree."""
+        if isinstance(tree, torch.Tensor):
+            return tree.clone()
+        if isinstance(tree, dict):
+            return {k: self.copy(v) for k, v in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            return type(tree)(self.copy(v) for v in tree)
+        return tree
+
+    def memory_bytes(self) -> int:
+        """Bytes allocated on a CUDA or MPS device; 0 on CPU."""
+        if self.device.startswith("cuda"):
+            return int(torch.cuda.memory_allocated(self.device))
+        return int(torch.mps.current_allocated_memory()) if self.device == "mps" else 0
+
+
+def _from_mapped(array: np.ndarray) -> torch.Tensor:
+    if array.size == 0:
+        return torch.from_numpy(array.copy())
+    contiguous = np.ascontiguousarray(array)
+    if contiguous.flags.writeable:
+        return torch.from_numpy(contiguous)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(contiguous)

@@ -1,0 +1,38 @@
+"""CancelToken: how a caller stops work that is under way, from any thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from izwi_lab.errors import Cancelled
+
+
+class CancelToken:
+    """A flag with an optional deadline. Loops over steps call `check()` once per step.
+
+    >>> token = CancelToken()
+    >>> token.cancel()
+    >>> token.cancelled
+    True
+    """
+
+    def __init__(self, *, timeout_s: float | None = None) -> None:
+        self._event = threading.Event()
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def cancel(self) -> None:
+        """Ask the work to stop at its next step."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """True once cancelled or past the deadline."""
+        return self._event.is_set() or (self._deadline is not None and time.monotonic() > self._deadline)
+
+    def check(self) -> None:
+        """Raise Cancelled if the work should stop."""
+        if self._event.is_set():
+            raise Cancelled("The work was cancelled by its caller.")
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise Cancelled("The work ran past its deadline.", hint="Give it a longer timeout_s.")

@@ -1,0 +1,151 @@
+"""The roles a family model can play. The runtime and the engine know these and nothing more of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from izwi_lab.audio import Audio
+    from izwi_lab.backends.base import Backend, BackendPlan
+    from izwi_lab.cancel import CancelToken
+    from izwi_lab.catalog.variant import ModelVariant
+    from izwi_lab.families.shared.sampling import Sampling
+    from izwi_lab.families.shared.steps import Prompt, Session, Step
+    from izwi_lab.families.shared.taps import Taps
+    from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Transcript
+
+
+class Model(Protocol):
+    """What every family model has. Immutable after load; safe to share between threads that hold own sessions."""
+
+    variant: ModelVariant
+    plan: BackendPlan
+    backend: Backend
+    net: Any
+
+    def tap(self, patterns: str | Sequence[str], *, replace: Any = None) -> AbstractContextManager[Taps]:
+        """Read or replace intermediates by name."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights as held in memory."""
+
+    def close(self) -> None:
+        """Drop the weights; the model cannot be used afterwards."""
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """Text in, text out."""
+
+    def tokenize(self, messages: str | Sequence[Mapping[str, Any]], *, template: bool = True) -> Prompt: ...
+    def session(self, *, seed: int | None = None, max_tokens: int | None = None) -> Session: ...
+    def prefill(self, session: Session, prompt: Prompt) -> Step: ...
+    def sample(self, session: Session, step: Step, sampling: Sampling | None = None) -> int: ...
+    def decode(self, session: Session, token: int) -> Step: ...
+    def detokenize(self, tokens: Sequence[int]) -> str: ...
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]] | Prompt,
+        *,
+        sampling: Sampling | None = None,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> ChatReply: ...
+    def stream(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]] | Prompt,
+        *,
+        sampling: Sampling | None = None,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[TextDelta]: ...
+
+
+@runtime_checkable
+class SpeechModel(Protocol):
+    """Text in, audio out."""
+
+    @property
+    def voices(self) -> tuple[str, ...]: ...
+    def tokenize(
+        self, text: str, *, voice: str | None = None, language: str | None = None, speed: float = 1.0
+    ) -> Prompt: ...
+    def generate(
+        self,
+        text: str,
+        *,
+        voice: str | None = None,
+        language: str | None = None,
+        speed: float = 1.0,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Speech: ...
+    def stream(
+        self,
+        text: str,
+        *,
+        voice: str | None = None,
+        language: str | None = None,
+        speed: float = 1.0,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[AudioChunk]: ...
+
+
+@runtime_checkable
+class RecognitionModel(Protocol):
+    """Audio in, text out. language: ISO 639-1 code or English name, None detects; task: "transcribe" or "translate"."""
+
+    def features(self, audio: Audio) -> Any: ...
+    def encode(self, features: Any) -> Any: ...
+    def generate(
+        self,
+        audio: Audio,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+        prompt: str | None = None,
+        word_times: bool = False,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Transcript: ...
+    def stream(
+        self,
+        audio: Audio,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+        prompt: str | None = None,
+        word_times: bool = False,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[Segment]: ...
+
+
+class FamilyLoader(Protocol):
+    """`load` in each `families/<family>/model.py`.
+
+    folder: the checkpoint, in `layout`; None with load_format="dummy", which builds the variant's full size from
+    its config with seeded random weights.
+    """
+
+    def __call__(
+        self,
+        variant: ModelVariant,
+        folder: Path | None,
+        plan: BackendPlan,
+        backend: Backend,
+        *,
+        layout: str,
+        load_format: str = "auto",
+    ) -> Model: ...

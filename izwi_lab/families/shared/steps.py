@@ -1,0 +1,126 @@
+"""The values of the step API: Prompt, Step, Session. The verbs live on each family's model.
+
+All that changes while a model runs is in its Session; the model is immutable after load.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from izwi_lab.backends.base import Backend, Native
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A named stretch of a prompt: ids[start:stop]."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model will read. ids: int32 [T]; `extras` holds what else a family needs (style vector, features)."""
+
+    ids: np.ndarray
+    text: str = ""
+    pieces: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def __repr__(self) -> str:
+        shown = "|".join(self.pieces[:24]) + ("…" if len(self.pieces) > 24 else "")
+        return f"Prompt({len(self)} ids, {shown or self.text[:80]!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one prefill or decode gave. logits: native [V]; hidden: native [D]; seconds: host time of the step."""
+
+    logits: Native
+    hidden: Native
+    index: int
+    seconds: float
+    backend: Backend
+
+    def numpy(self) -> np.ndarray:
+        """The logits on the host, float32 [V]."""
+        return self.backend.numpy(self.logits)
+
+    def top(self, k: int = 10) -> list[tuple[int, float]]:
+        """The k most likely (token id, probability) pairs."""
+        logits = self.numpy().astype(np.float64)
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        best = np.argsort(-p)[:k]
+        return [(int(i), float(p[i])) for i in best]
+
+
+class Session:
+    """All state of one generation: caches, position, random numbers, what came out so far.
+
+    `state` is a nested dict/list of native arrays and plain values that the family's net reads and writes.
+    `seed` fixes the random numbers: equal seeds give equal draws on every backend.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        state: Any,
+        *,
+        seed: int | None = None,
+        trim: Callable[[Session, int], None] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.state = state
+        self.seed = int(np.random.SeedSequence().entropy % 2**63) if seed is None else seed  # type: ignore[operator]
+        self.rng = np.random.Generator(np.random.Philox(self.seed))
+        self.tokens: list[int] = []
+        self.prompt_ids: list[int] = []
+        self.codes: Any = None
+        self.position = 0
+        self.done = False
+        self.finish_reason: str | None = None
+        self.started_s = time.perf_counter()
+        self._trim = trim
+
+    def fork(self) -> Session:
+        """An independent copy: both may go on from here without seeing each other."""
+        other = Session.__new__(Session)
+        other.__dict__.update(self.__dict__)
+        other.state = self.backend.copy(self.state)
+        other.rng = np.random.Generator(np.random.Philox(0))
+        other.rng.bit_generator.state = self.rng.bit_generator.state
+        other.tokens, other.prompt_ids = list(self.tokens), list(self.prompt_ids)
+        return other
+
+    def trim(self, position: int) -> None:
+        """Go back to `position`: later ids are forgotten. Raises where the family cannot rewind its state."""
+        if self._trim is None:
+            raise ValueError("this family's session cannot be trimmed; fork it before the step to undo instead")
+        if not 0 <= position <= self.position:
+            raise ValueError(f"trim expects 0 <= position <= {self.position}, got {position}")
+        self._trim(self, position)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the native arrays this session holds."""
+        return _nbytes(self.state)
+
+
+def _nbytes(tree: Any) -> int:
+    if isinstance(tree, Mapping):
+        return sum(_nbytes(v) for v in tree.values())
+    if isinstance(tree, (list, tuple)):
+        return sum(_nbytes(v) for v in tree)
+    return int(getattr(tree, "nbytes", 0))
