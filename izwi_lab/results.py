@@ -27,7 +27,7 @@ class Timing:
 
     @property
     def rtf(self) -> float:
-        """Real-time factor: processing seconds per second of audio (below 1 is faster than real time); nan without audio."""
+        """Processing seconds per second of audio (below 1 is faster than real time); nan without audio."""
         return self.total_s / self.audio_s if self.audio_s else float("nan")
 
     @property
@@ -99,7 +99,7 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """A piece of streamed speech. Chunks joined in order of `index` are exactly the whole; the last one has is_final."""
+    """A piece of streamed speech. Chunks joined by `index` are exactly the whole; the last has is_final."""
 
     audio: Audio
     index: int
@@ -109,7 +109,7 @@ class AudioChunk:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of streamed text: always whole characters. `token` is the id that completed it; finish_reason on the last."""
+    """A piece of streamed text: whole characters. `token` is the id that completed it; finish_reason on the last."""
 
     text: str
     index: int

@@ -64,7 +64,7 @@ class FileSpec:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package on a registry. client: "pip" or "npm"; sha256: of the archive, None where only its members are pinned."""
+    """A package on a registry. client: "pip" or "npm"; sha256: of the archive, None where only members are pinned."""
 
     client: str
     name: str
