@@ -46,12 +46,20 @@ class CheckpointError(ArtifactError):
     """A checkpoint file is truncated, hostile, or does not match the net it is loaded into."""
 
 
+class UnreachableError(ArtifactError):
+    """A hub or package registry cannot be reached from here."""
+
+
 class NotDownloadedError(ArtifactError):
     """The model is known but its files are not on this machine."""
 
 
 class BackendUnavailableError(IzwiError):
     """No backend can serve the request; the message lists each one with its reason."""
+
+
+class MemoryBudgetError(IzwiError):
+    """The models in use leave no room for another; the message lists them."""
 
 
 class MissingExtraError(IzwiError, ImportError):

@@ -59,8 +59,8 @@ class Tensor:
 class AffineTensor:
     """A matrix [out, in] in affine groups along `in`: w = q * scale + bias, q unsigned of `bits` bits (4 or 8).
 
-    q: uint32 [out, in * bits / 32], first value in the lowest bits (the MLX packing); scales, biases: float32
-    [out, in / group_size]. GGUF Q4_0, Q4_1 and Q8_0 map onto it exactly, as do MLX 4 and 8 bit checkpoints.
+    q: uint32 [out, in * bits / 32], first value in the lowest bits (the MLX packing); scales, biases: float32, or
+    float16 where that is exact, [out, in / group_size]. GGUF Q4_0, Q4_1 and Q8_0 map onto it exactly, as do MLX 4 and 8 bit checkpoints.
     """
 
     q: np.ndarray
@@ -90,4 +90,5 @@ class AffineTensor:
         """The dense matrix, float32 [out, in]."""
         out, width = self.shape
         groups = self.codes().reshape(out, width // self.group_size, self.group_size).astype(np.float32)
-        return (groups * self.scales[..., None] + self.biases[..., None]).reshape(out, width)
+        dense: np.ndarray = (groups * self.scales[..., None] + self.biases[..., None]).reshape(out, width)
+        return dense

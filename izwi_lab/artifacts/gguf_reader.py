@@ -1,0 +1,285 @@
+"""Checkpoints in GGUF: header checked before it is trusted, tensors mapped, legacy 4 and 8 bit blocks kept quantised.
+
+Q4_0, Q4_1 and Q8_0 become AffineTensor exactly (groups of 32); F32, F16 and BF16 are views of the file; other types
+are dequantised to float32 by the `gguf` package. Format: ggml docs/gguf.md, versions 2 and 3.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from izwi_lab.artifacts.gguf_header import Cursor, Field, read_fields
+from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.errors import CheckpointError, MissingExtraError
+
+# ggml type -> (name, values per block, bytes per block); ggml.h and ggml-common.h of llama.cpp b6000
+_TYPES = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136),
+    30: ("BF16", 1, 2),
+}
+_PLAIN = {"F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
+_NAME_BYTES = 64  # GGML_MAX_NAME
+_MAX_RANK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a tensor lies. shape: torch order [out, in]; start: byte offset in the file."""
+
+    type: str
+    type_id: int
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+class GGUFCheckpoint:
+    """One GGUF file. `config` is its metadata; long arrays are read when they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.folder = path, path.parent
+        self._map = _mapped(path)
+        self._fields, self._entries = _read_header(path, memoryview(self._map))
+        self.config: Mapping[str, Any] = _Metadata(self._fields)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tensor names in file order."""
+        return tuple(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape [out, in] without reading the data."""
+        return self._entry(name).shape
+
+    def type(self, name: str) -> str:
+        """The ggml type, such as "Q4_1"."""
+        return self._entry(name).type
+
+    def read(self, name: str) -> Tensor | AffineTensor:
+        """The tensor; quantised blocks are unpacked into own memory and their pages of the file let go.
+
+        Raises:
+            CheckpointError: no such tensor, or the checkpoint is closed.
+            MissingExtraError: a type that only the `gguf` package can expand, without that package.
+        """
+        entry = self._entry(name)
+        if self._map.closed:
+            raise CheckpointError(f"The checkpoint {self.path.name} is closed.", hint="Open it again.")
+        raw = np.frombuffer(self._map, np.uint8, entry.nbytes, entry.start)
+        if plain := _PLAIN.get(entry.type):
+            stored, dtype = plain
+            return Tensor(raw.view(stored).reshape(entry.shape), dtype)
+        if entry.type in _AFFINE:
+            out = _AFFINE[entry.type](raw, entry.shape)
+        else:
+            out = _dequantised(raw, entry)
+        del raw
+        self._release(entry)
+        return out
+
+    def close(self) -> None:
+        """Let go of the file; plain tensors already read keep their map alive."""
+        self._entries = {}
+        try:
+            self._map.close()
+        except BufferError:
+            self._fields = {}  # views are out: the map goes when they do
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise CheckpointError(f"No tensor {name!r} in {self.path}.", hint=f"It holds {len(self._entries)} tensors.")
+        return self._entries[name]
+
+    def _release(self, entry: Entry) -> None:
+        # Mapped pages count as this process's memory until they are dropped; they are not needed again.
+        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            start = math.ceil(entry.start / mmap.PAGESIZE) * mmap.PAGESIZE
+            length = entry.start + entry.nbytes - start
+            if length > 0:
+                self._map.madvise(mmap.MADV_DONTNEED, start, length)
+
+
+class _Metadata(Mapping[str, Any]):
+    """Metadata by key; values are decoded when they are asked for."""
+
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        self._fields = fields
+
+    def __getitem__(self, key: str) -> Any:
+        return self._fields[key].value()
+
+    def __iter__(self) -> Any:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._fields
+
+
+def open_folder(folder: Path) -> GGUFCheckpoint:
+    """Open the one .gguf file of a folder (or a path to the file itself).
+
+    Raises:
+        CheckpointError: none or several files, a wrong magic or version, or a header that does not fit the file.
+    """
+    if folder.is_file():
+        return GGUFCheckpoint(folder)
+    found = sorted(folder.glob("*.gguf")) if folder.is_dir() else []
+    if len(found) != 1:
+        what = f"{len(found)} .gguf files ({', '.join(p.name for p in found)})" if found else "no .gguf file"
+        raise CheckpointError(f"{folder} holds {what}.", hint="Expected exactly one.")
+    return GGUFCheckpoint(found[0])
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"Cannot read {path}: {error}.", hint="Fetch the model again.") from None
+
+
+def _read_header(path: Path, data: memoryview) -> tuple[Mapping[str, Field], dict[str, Entry]]:
+    cursor = Cursor(data, path)
+    if cursor.take(4) != b"GGUF":
+        raise cursor.broken("does not start with GGUF")
+    version = cursor.number("I")
+    if version not in (2, 3):
+        raise cursor.broken(f"has version {version}, expected 2 or 3 (little endian)")
+    tensors, fields = cursor.number("Q"), cursor.number("Q")
+    if tensors > len(data) // 24 or fields > len(data) // 13:  # the least bytes that one of them takes
+        raise cursor.broken(f"claims {tensors} tensors and {fields} metadata fields")
+    metadata = read_fields(cursor, fields)
+    alignment = metadata["general.alignment"].value() if "general.alignment" in metadata else 32
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise cursor.broken(f"has alignment {alignment!r}, expected a power of two")
+    entries = [_read_entry(cursor) for _ in range(tensors)]
+    base = math.ceil(cursor.at / alignment) * alignment
+    placed: dict[str, Entry] = {}
+    for name, entry in entries:
+        if name in placed:
+            raise cursor.broken(f"holds the tensor {name!r} twice")
+        start = base + entry.start
+        if start + entry.nbytes > len(data):
+            raise cursor.broken(
+                f"is truncated: tensor {name!r} ends at byte {start + entry.nbytes} of a file of {len(data)}"
+            )
+        if entry.start % alignment:
+            raise cursor.broken(f"places the tensor {name!r} off its alignment of {alignment}")
+        placed[name] = Entry(entry.type, entry.type_id, entry.shape, start, entry.nbytes)
+    _check_overlaps(cursor, placed)
+    return MappingProxyType(metadata), placed
+
+
+def _read_entry(cursor: Cursor) -> tuple[str, Entry]:
+    name = cursor.text(_NAME_BYTES)
+    if not name or not name.isprintable():
+        raise cursor.broken(f"has a tensor with the name {name!r}")
+    rank = cursor.number("I")
+    if not 1 <= rank <= _MAX_RANK:
+        raise cursor.broken(f"gives the tensor {name!r} {rank} dimensions")
+    dims = tuple(cursor.number("Q") for _ in range(rank))
+    type_id, offset = cursor.number("I"), cursor.number("Q")
+    if type_id not in _TYPES:
+        known = ", ".join(t[0] for t in _TYPES.values())
+        raise cursor.broken(f"stores the tensor {name!r} as ggml type {type_id}; known types are {known}")
+    kind, block, size = _TYPES[type_id]
+    if min(dims) < 1 or dims[0] % block:
+        raise cursor.broken(f"gives the tensor {name!r} the shape {list(dims)}, which does not fit {kind}")
+    nbytes = math.prod(dims) // block * size
+    return name, Entry(kind, type_id, tuple(reversed(dims)), offset, nbytes)
+
+
+def _check_overlaps(cursor: Cursor, entries: Mapping[str, Entry]) -> None:
+    end, last = 0, ""
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].start):
+        if entry.start < end:
+            raise cursor.broken(f"lets the tensors {last!r} and {name!r} overlap")
+        end, last = entry.start + entry.nbytes, name
+
+
+def _nibbles(blocks: np.ndarray) -> np.ndarray:
+    """ggml's order (low halves are values 0-15, high halves 16-31) to ours: uint8 [n, 16] -> uint32 [n, 4]."""
+    words = np.ascontiguousarray(blocks).view("<u2")  # two low and two high nibbles a word
+    out = np.empty(blocks.shape, np.uint8)
+    np.bitwise_or(words & 0x0F, (words & 0x0F00) >> 4, out=out[:, :8], casting="unsafe")
+    np.bitwise_or((words >> 4) & 0x0F, (words >> 8) & 0xF0, out=out[:, 8:], casting="unsafe")
+    return out.view("<u4")
+
+
+def _affine(
+    codes: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int, shape: tuple[int, ...]
+) -> AffineTensor:
+    out, groups = math.prod(shape[:-1]), shape[-1] // 32
+    return AffineTensor(
+        codes.reshape(out, groups * bits), scales.reshape(out, groups), biases.reshape(out, groups), bits, 32
+    )
+
+
+def _scaled(scales: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """(scales, factor * scales) as float16 where that is exact, else float32."""
+    half = np.ascontiguousarray(scales)
+    wide = half.astype(np.float32) * np.float32(factor)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float16)
+    if np.array_equal(narrow.astype(np.float32), wide):
+        return half, narrow
+    return half.astype(np.float32), wide
+
+
+def _q4_0(raw: np.ndarray, shape: tuple[int, ...]) -> AffineTensor:
+    blocks = raw.reshape(-1, 18)  # half d, 16 bytes of codes; w = d * (q - 8)
+    scales, biases = _scaled(np.ascontiguousarray(blocks[:, :2]).view("<f2"), -8.0)
+    return _affine(_nibbles(blocks[:, 2:]), scales, biases, 4, shape)
+
+
+def _q4_1(raw: np.ndarray, shape: tuple[int, ...]) -> AffineTensor:
+    blocks = raw.reshape(-1, 20)  # half d, half m, 16 bytes of codes; w = d * q + m
+    head = np.ascontiguousarray(blocks[:, :4]).view("<f2")
+    return _affine(
+        _nibbles(blocks[:, 4:]), np.ascontiguousarray(head[:, 0]), np.ascontiguousarray(head[:, 1]), 4, shape
+    )
+
+
+def _q8_0(raw: np.ndarray, shape: tuple[int, ...]) -> AffineTensor:
+    blocks = raw.reshape(-1, 34)  # half d, 32 signed codes; w = d * q
+    scales, biases = _scaled(np.ascontiguousarray(blocks[:, :2]).view("<f2"), -128.0)
+    codes = blocks[:, 2:] ^ np.uint8(0x80)  # signed to unsigned: + 128
+    return _affine(codes.view("<u4"), scales, biases, 8, shape)
+
+
+_AFFINE = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0}
+
+
+def _dequantised(raw: np.ndarray, entry: Entry) -> Tensor:
+    try:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+    except ImportError:
+        raise MissingExtraError("gguf", "starter") from None
+    rows = raw.reshape(*entry.shape[:-1], -1)
+    values = dequantize(rows, GGMLQuantizationType(entry.type_id))
+    return Tensor(np.asarray(values, np.float32).reshape(entry.shape), "float32")
