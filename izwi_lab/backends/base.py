@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,13 +38,37 @@ class BackendPlan:
     memory_bytes: int = 0
     rejected: tuple[Rejection, ...] = ()
 
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        yield "runs on", f"{self.backend} on {self.device}, {self.dtype}"
+        yield "because", self.reason
+        if self.quantisation != "none":
+            yield "weights", self.quantisation
+        if self.memory_bytes:
+            yield "memory", f"{self.memory_bytes / 1e6:,.0f} MB estimated"
+        for r in self.rejected:
+            yield "not", f"{r.backend} on {r.device}: {r.reason}"
+
+    def __str__(self) -> str:
+        """The plan as a small table: where, why, and why not elsewhere."""
+        return "\n".join(f"{k:<8} {v}" for k, v in self._rows())
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook; everything in it is escaped."""
+        rows = ((html.escape(k), html.escape(v)) for k, v in self._rows())
+        cells = "".join(f"<tr><th>{k}</th><td style='text-align:left'>{v}</td></tr>" for k, v in rows)
+        return f"<table>{cells}</table>"
+
 
 class Backend(Protocol):
-    """One framework on one device. Native arrays stay inside a family; numpy crosses its boundary."""
+    """One framework on one device. Native arrays stay inside a family; numpy crosses its boundary.
+
+    thread_bound: unfinished arrays belong to the thread that made them, so a session must stay on one thread.
+    """
 
     name: str
     device: str
     dtype: str
+    thread_bound: bool
 
     def array(self, values: np.ndarray, *, dtype: str | None = None) -> Native:
         """Host to device. Floats become `dtype` (default: the backend's compute dtype); integers keep theirs."""
@@ -59,12 +84,15 @@ class Backend(Protocol):
         weights: Mapping[str, Tensor | AffineTensor] | None,
         *,
         keep_float32: Sequence[str] = (),
+        keep_stored: Sequence[str] = (),
         seed: int = 0,
     ) -> Net:
         """Build `cls` from `<package>.torch_net` or `.mlx_net` and load canonical weights, strictly.
 
         weights: our parameter names, torch layout; None fills with seeded random values of sensible scale.
         Floats are stored as the compute dtype except where a name matches a `keep_float32` glob.
+        keep_stored: globs of names that may stay in the checkpoint's own float dtype, mapped and not copied, where
+        kernels read it directly (torch on CPU); elsewhere they become the compute dtype like the rest.
         After loading, `net.finalize()` is called where defined (fusing, packing, buffers).
         """
 

@@ -7,10 +7,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from izwi_lab.artifacts.tensors import Tensor
+from izwi_lab.artifacts.tensors import AffineTensor, Tensor
 from izwi_lab.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def split(weights: Mapping[str, Tensor | AffineTensor]) -> tuple[dict[str, Tensor], dict[str, AffineTensor]]:
+    """(dense, quantised). Each weight is asked for once: a mapping that reads as it goes need not hold them all."""
+    dense: dict[str, Tensor] = {}
+    affine: dict[str, AffineTensor] = {}
+    for name, weight in weights.items():
+        if isinstance(weight, AffineTensor):
+            affine[name] = weight
+        else:
+            dense[name] = weight
+    return dense, affine
 
 
 def check_names(expected: Shapes, found: Shapes) -> None:

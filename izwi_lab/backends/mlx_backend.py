@@ -14,7 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from izwi_lab.artifacts.tensors import AffineTensor, Tensor
-from izwi_lab.backends.loading import check_names, random_weight
+from izwi_lab.backends.loading import check_names, random_weight, split
 
 # Canonical (torch) axes -> MLX axes, by the class of the module that owns the weight.
 _AXES = {nn.Conv1d: (0, 2, 1), nn.Conv2d: (0, 2, 3, 1), nn.ConvTranspose1d: (1, 2, 0), nn.ConvTranspose2d: (1, 2, 3, 0)}
@@ -24,6 +24,7 @@ class MLXBackend:
     """MLX on its default device."""
 
     name = "mlx"
+    thread_bound = True  # unfinished arrays belong to the thread that made them
 
     def __init__(self, device: str = "gpu", dtype: str = "float32") -> None:
         self.device = device
@@ -51,12 +52,13 @@ class MLXBackend:
         weights: Mapping[str, Tensor | AffineTensor] | None,
         *,
         keep_float32: Sequence[str] = (),
+        keep_stored: Sequence[str] = (),
         seed: int = 0,
     ) -> nn.Module:
         """Build and load a net; see Backend.net."""
         module = importlib.import_module(f"{package}.mlx_net")
         net: nn.Module = getattr(module, cls)(config)
-        affine = {k: w for k, w in (weights or {}).items() if isinstance(w, AffineTensor)}
+        dense, affine = split(weights or {})
         if affine:
             from izwi_lab.families.shared.nets.quant.mlx_net import use_affine
 
@@ -64,9 +66,8 @@ class MLXBackend:
         axes = _axes_by_name(net)
         expected = self._shapes(net, axes)
         if weights is None:
-            dense: dict[str, Tensor] = {n: random_weight(n, s, seed) for n, s in expected.items()}
+            dense = {n: random_weight(n, s, seed) for n, s in expected.items()}
         else:
-            dense = {k: w for k, w in weights.items() if isinstance(w, Tensor)}
             held = {n: s for n, s in expected.items() if not n.endswith((".q", ".scales", ".biases")) or n in dense}
             check_names(held, {k: w.shape for k, w in dense.items()})
         loaded = [(k, self._dense(k, w, axes.get(k), keep_float32)) for k, w in dense.items()]

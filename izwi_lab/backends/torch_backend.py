@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,21 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from izwi_lab import settings
 from izwi_lab.artifacts.tensors import AffineTensor, Tensor
-from izwi_lab.backends.loading import check_names, random_weight
+from izwi_lab.backends import host
+from izwi_lab.backends.loading import check_names, random_weight, split
 
 _threads_once = threading.Lock()
 _threads_chosen = False
 
 
 def choose_threads() -> None:
-    """Set torch's CPU threads once per process: IZWI_NUM_THREADS, else the cores this process may use."""
+    """Set torch's CPU threads once per process: IZWI_NUM_THREADS or the configuration file, else the usable cores."""
     global _threads_chosen
     with _threads_once:
         if _threads_chosen:
             return
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(int(os.environ.get("IZWI_NUM_THREADS", cores)))
+        torch.set_num_threads(settings.load().threads or host.cores())
         _threads_chosen = True
 
 
@@ -35,6 +35,7 @@ class TorchBackend:
     """torch on one device."""
 
     name = "torch"
+    thread_bound = False
 
     def __init__(self, device: str = "cpu", dtype: str = "float32") -> None:
         choose_threads()
@@ -63,14 +64,16 @@ class TorchBackend:
         weights: Mapping[str, Tensor | AffineTensor] | None,
         *,
         keep_float32: Sequence[str] = (),
+        keep_stored: Sequence[str] = (),
         seed: int = 0,
     ) -> torch.nn.Module:
         """Build and load a net; see Backend.net."""
         module = importlib.import_module(f"{package}.torch_net")
         with torch.device("meta"):
             net: torch.nn.Module = getattr(module, cls)(config)
-        affine = {k: w for k, w in (weights or {}).items() if isinstance(w, AffineTensor)}
-        if affine:
+        dense, affine = split(weights or {})
+        quantised = bool(affine)
+        if quantised:
             from izwi_lab.families.shared.nets.quant.torch_net import use_affine
 
             use_affine(net, affine, self)
@@ -80,11 +83,10 @@ class TorchBackend:
             for name, shape in expected.items():
                 state[name] = self._dense(name, random_weight(name, shape, seed), keep_float32)
         else:
-            dense = {k: w for k, w in weights.items() if k not in affine}
             held = {n: s for n, s in expected.items() if not n.endswith((".q", ".scales", ".biases")) or n in dense}
             check_names(held, {k: w.shape for k, w in dense.items()})
-            state = {k: self._dense(k, w, keep_float32) for k, w in dense.items()}
-        net.load_state_dict(state, strict=not affine, assign=True)
+            state = {k: self._dense(k, w, keep_float32, keep_stored) for k, w in dense.items()}
+        net.load_state_dict(state, strict=not quantised, assign=True)
         for parameter in net.parameters():
             parameter.requires_grad_(False)
         net.eval()
@@ -93,7 +95,9 @@ class TorchBackend:
                 net.finalize(self)
         return net
 
-    def _dense(self, name: str, weight: Tensor, keep_float32: Sequence[str]) -> torch.Tensor:
+    def _dense(
+        self, name: str, weight: Tensor, keep_float32: Sequence[str], keep_stored: Sequence[str] = ()
+    ) -> torch.Tensor:
         if weight.dtype == "bfloat16":
             # torch warns on read-only maps; the weights are never written, so the map is shared as it is.
             tensor = _from_mapped(weight.data.view(np.int16)).view(torch.bfloat16)
@@ -101,6 +105,8 @@ class TorchBackend:
             tensor = _from_mapped(weight.data)
         if not tensor.is_floating_point():
             return tensor.to(self.device)
+        if self.device == "cpu" and any(fnmatch.fnmatchcase(name, p) for p in keep_stored):
+            return tensor
         wide = any(fnmatch.fnmatchcase(name, p) for p in keep_float32)
         return tensor.to(self.device, torch.float32 if wide else self.torch_dtype)
 

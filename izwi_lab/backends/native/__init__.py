@@ -58,6 +58,14 @@ def status() -> dict[str, str]:
     return {name: job.reason for name, job in _jobs.items()}
 
 
+def known() -> dict[str, str]:
+    """Every kernel this package ships: "compiled" for this machine, "not compiled yet", or off. Starts nothing."""
+    if os.environ.get("IZWI_NATIVE", "1") == "0":
+        return {path.stem: "off (IZWI_NATIVE=0)" for path in sorted(Path(__file__).parent.glob("*.cpp"))}
+    names = [path.stem for path in sorted(Path(__file__).parent.glob("*.cpp"))]
+    return {name: "compiled" if _cached(name).exists() else "not compiled yet" for name in names}
+
+
 def _compile(name: str) -> Path:
     target = _cached(name)
     if target.exists():

@@ -1,0 +1,115 @@
+"""The public surface, pinned: a change of a name or a signature is made here too, on purpose."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import izwi_lab
+
+NAMES = [
+    *("__version__", "load", "speak", "transcribe", "chat", "engine", "devices", "InferenceEngine", "Audio"),
+    *("Sampling", "CancelToken", "Transcript", "Segment", "Word", "Speech", "AudioChunk", "TextDelta", "ChatReply"),
+    *("Timing", "IzwiError", "catalog", "errors", "bench"),
+]
+
+CATALOG_NAMES = [
+    *("Capabilities", "Family", "FileSpec", "Fit", "Layout", "ModelVariant", "Package", "Row", "StarterFile"),
+    *("StarterPack", "Task", "capabilities", "config", "config_source", "default", "family_backends", "fit", "get"),
+    *("has_config", "parse_chat_model_variant", "parse_model_variant", "parse_tts_model_variant"),
+    *("resolve_asr_model_variant", "table", "variants"),
+]
+
+# "module:name" -> parameters with their defaults; "*" starts the keyword-only ones
+SIGNATURES = {
+    "izwi_lab.runtime.api:load": (
+        "model, *, backend='auto', device=None, dtype=None, load_format='auto', download=True, progress=None"
+    ),
+    "izwi_lab.runtime.api:speak": (
+        "text, *, voice=None, language=None, speed=1.0, model=None, seed=None, cancel=None, timeout_s=None"
+    ),
+    "izwi_lab.runtime.api:transcribe": (
+        "audio, *, language=None, task='transcribe', prompt=None, word_times=False, temperature=0.0, model=None, "
+        "seed=None, cancel=None, timeout_s=None"
+    ),
+    "izwi_lab.runtime.api:chat": (
+        "messages, *, sampling=None, max_tokens=512, stop=(), model=None, seed=None, cancel=None, timeout_s=None"
+    ),
+    "izwi_lab.runtime.api:engine": "",
+    "izwi_lab.backends.detect:devices": "",
+    "izwi_lab.backends.detect:survey": "",
+    "izwi_lab.backends:open_backend": "plan",
+    "izwi_lab.backends.router:BackendRouter.select": (
+        "self, variant, *, backend=None, device=None, dtype=None, context=None"
+    ),
+    "izwi_lab.settings:load": "environment=None",
+    "izwi_lab.catalog:get": "name",
+    "izwi_lab.catalog:parse_model_variant": "name",
+    "izwi_lab.catalog:parse_tts_model_variant": "name=None",
+    "izwi_lab.catalog:parse_chat_model_variant": "name=None",
+    "izwi_lab.catalog:resolve_asr_model_variant": "name=None",
+    "izwi_lab.catalog:variants": "task=None, family=None, include_disabled=False",
+    "izwi_lab.catalog:default": "task",
+    "izwi_lab.catalog:config": "variant",
+    "izwi_lab.catalog:capabilities": "variant",
+    "izwi_lab.catalog:table": "task=None, *, include_disabled=True",
+    "izwi_lab.catalog:fit": "device, variant, *, context=None, dtype='bfloat16', layout=None, sequences=1",
+}
+
+
+def test_the_names_of_the_package():
+    assert izwi_lab.__all__ == NAMES
+    assert dir(izwi_lab) == sorted(NAMES)
+
+
+def test_the_names_of_the_catalog():
+    assert izwi_lab.catalog.__all__ == CATALOG_NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_loads_and_is_the_one_of_its_home(name):
+    value = getattr(izwi_lab, name)
+    if home := izwi_lab._HOME.get(name):
+        assert value is getattr(importlib.import_module(home), name)
+        assert inspect.getdoc(value), "everything a user calls has a docstring"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'sing'"):
+        izwi_lab.sing  # noqa: B018
+
+
+def test_the_stub_has_the_lazy_names_from_their_homes():
+    stub = ast.parse(Path(izwi_lab.__file__).with_suffix(".pyi").read_text("utf-8"))
+    homes, others = {}, set()
+    for node in stub.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                assert alias.asname == alias.name, "a stub re-exports with `as`"
+                homes[alias.name] = node.module
+        elif isinstance(node, ast.AnnAssign):
+            others.add(node.target.id)
+    modules = {name: "izwi_lab" for name in izwi_lab._MODULES}
+    assert homes == izwi_lab._HOME | modules
+    assert others == {"__version__", "__all__"}
+
+
+@pytest.mark.parametrize("where", SIGNATURES)
+def test_a_signature_is_the_pinned_one(where):
+    module, _, path = where.partition(":")
+    found = importlib.import_module(module)
+    for step in path.split("."):
+        found = getattr(found, step)
+    bare = inspect.signature(found)
+    bare = bare.replace(
+        parameters=[p.replace(annotation=inspect.Parameter.empty) for p in bare.parameters.values()],
+        return_annotation=inspect.Signature.empty,
+    )
+    assert str(bare) == f"({SIGNATURES[where]})"
+    assert not any(p.kind is p.VAR_KEYWORD for p in bare.parameters.values())
+    annotated = inspect.signature(found).parameters.values()
+    assert all(p.annotation is not p.empty for p in annotated if p.name != "self")
