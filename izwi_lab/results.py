@@ -1,9 +1,14 @@
-"""What the tasks return: frozen values. Times are seconds from the start of the input, probabilities 0..1."""
+"""What the tasks return: frozen values. Times are seconds from the start of the input, probabilities 0..1.
+
+In a notebook they show themselves as static HTML (`rendering`); as plain text everywhere else.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from izwi_lab.audio import Audio
@@ -35,6 +40,34 @@ class Timing:
         """Generated tokens per second of decoding; nan when nothing was decoded."""
         return self.tokens / self.decode_s if self.decode_s else float("nan")
 
+    def __str__(self) -> str:
+        parts = [f"{self.total_s:.2f} s", f"first after {self.first_s:.2f} s"] if self.total_s else []
+        if self.audio_s:
+            speed = 1 / self.rtf if self.rtf else float("inf")
+            parts.append(f"{self.rtf:.2f} RTF ({speed:.{1 if speed >= 1 else 2}f}x real time)")
+        if self.tokens and not math.isnan(self.tokens_per_s):
+            parts.append(f"{self.tokens_per_s:.1f} tokens/s")
+        return ", ".join(parts) or "not timed"
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The fields and what follows from them, for JSON: nan becomes None."""
+        return {
+            "total_s": self.total_s,
+            "first_s": self.first_s,
+            "prefill_s": self.prefill_s,
+            "decode_s": self.decode_s,
+            "audio_s": self.audio_s,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+            "rtf": None if math.isnan(self.rtf) else self.rtf,
+            "tokens_per_s": None if math.isnan(self.tokens_per_s) else self.tokens_per_s,
+        }
+
+    def _repr_html_(self) -> str:
+        from izwi_lab import rendering
+
+        return rendering.timing_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -61,10 +94,28 @@ class Segment:
     compression_ratio: float = 1.0
     no_speech_prob: float = 0.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """The names and units of the OpenAI `verbose_json` segment; seek counts frames of 10 ms."""
+        return {
+            "id": self.id,
+            "seek": round(self.start_s * 100),
+            "start": self.start_s,
+            "end": self.end_s,
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "temperature": self.temperature,
+            "avg_logprob": self.avg_logprob,
+            "compression_ratio": self.compression_ratio,
+            "no_speech_prob": self.no_speech_prob,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was said. `str(transcript)` is the text; `duration_s` the length of the audio heard."""
+    """What was said. `str(transcript)` is the text; `duration_s` the length of the audio heard.
+
+    notes: how it was heard where that was a choice, such as which voice-activity model found the speech.
+    """
 
     text: str
     language: str
@@ -74,6 +125,7 @@ class Transcript:
     model: str = ""
     backend: str = ""
     timing: Timing = field(default_factory=Timing)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -82,6 +134,57 @@ class Transcript:
     def words(self) -> tuple[Word, ...]:
         """All words of all segments, in order; empty unless word times were asked for."""
         return tuple(w for s in self.segments for w in s.words)
+
+    def to_text(self) -> str:
+        """The words alone."""
+        return self.text
+
+    def to_srt(self) -> str:
+        """SubRip subtitles, one cue per segment; long ones are split at their words when these have times."""
+        from izwi_lab import subtitles
+
+        return subtitles.srt(self)
+
+    def to_vtt(self) -> str:
+        """WebVTT subtitles, cues as in `to_srt`."""
+        from izwi_lab import subtitles
+
+        return subtitles.vtt(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, under the names of OpenAI's `verbose_json`, plus model, backend and timing.
+
+        "words" is there only when word times were asked for.
+        """
+        return {
+            "task": self.task,
+            "language": self.language,
+            "duration": self.duration_s,
+            "text": self.text,
+            "segments": [s.to_dict() for s in self.segments],
+            **(
+                {
+                    "words": [
+                        {"word": w.text, "start": w.start_s, "end": w.end_s, "probability": w.probability}
+                        for w in self.words
+                    ]
+                }
+                if self.words
+                else {}
+            ),
+            "model": self.model,
+            "backend": self.backend,
+            "timing": self.timing.to_dict(),
+        }
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """`to_dict` as JSON text; letters outside ASCII are kept."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def _repr_html_(self) -> str:
+        from izwi_lab import rendering
+
+        return rendering.transcript_html(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +198,15 @@ class Speech:
     model: str = ""
     backend: str = ""
     timing: Timing = field(default_factory=Timing)
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 80 else self.text[:79] + "…"
+        return f"Speech({self.audio!r}, {shown!r}, voice={self.voice!r}, model={self.model!r}, {self.timing})"
+
+    def _repr_html_(self) -> str:
+        from izwi_lab import rendering
+
+        return rendering.speech_html(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +243,8 @@ class ChatReply:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        from izwi_lab import rendering
+
+        return rendering.chat_html(self)

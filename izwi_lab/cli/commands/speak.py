@@ -1,0 +1,189 @@
+"""`izwi-lab speak`: text to a sound file, a pipe or the loudspeaker; whole, or piece by piece as it is made."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
+
+from izwi_lab.cli import console, options
+from izwi_lab.cli.progress import ProgressView
+from izwi_lab.errors import AudioError, InvalidInputError
+
+if TYPE_CHECKING:
+    from izwi_lab.audio import Audio
+    from izwi_lab.audio_encoding import Encoder
+    from izwi_lab.cli.playback import Playback
+    from izwi_lab.runtime.service import InferenceEngine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("text", metavar="TEXT", help="what to say; - reads standard input")
+    options.add_model(parser, "speech model")
+    parser.add_argument("-v", "--voice", metavar="NAME", help="a voice, or a blend such as af_heart+am_michael")
+    parser.add_argument("-l", "--language", metavar="LANG", help="code or name (default: the voice's own)")
+    parser.add_argument("--speed", type=options.positive, default=1.0, metavar="X", help="1.0 is the voice's own pace")
+    options.add_seed(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="- writes to standard output (default: speech.wav)")
+    parser.add_argument("--format", metavar="NAME", help="wav, flac, mp3, opus, aac, m4a or pcm (default: by suffix)")
+    parser.add_argument("--play", action="store_true", help="play it; writes a file only if -o is given")
+    parser.add_argument("--stream", action="store_true", help="write and play each piece as soon as it is made")
+    options.add_backend(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Speak. The name of the written file is the only thing on stdout."""
+    from izwi_lab.audio_encoding import format_name, format_of
+
+    text = options.text_or_stdin(args.text, "text")
+    to_stdout = args.output == "-"
+    if args.format:
+        kind = format_name(args.format)
+    else:
+        kind = "wav" if args.output is None or to_stdout else format_of(args.output)
+    target = None if to_stdout else _target(args, kind)
+    with options.engine(args) as engine, ExitStack() as stack:
+        view = stack.enter_context(ProgressView(args.model or "speech model"))
+        sink = None
+        if to_stdout or target:
+            sink = stack.enter_context(_Output(kind, target))
+        speaker = _stream if args.stream else _whole
+        summary = speaker(args, engine, text, sink, view)
+    if target:
+        console.say(str(target))
+    console.note(summary)
+    return 0
+
+
+def _target(args: argparse.Namespace, kind: str) -> Path | None:
+    """The file to write; None for playing only. Without -o a free name in this folder, so nothing is overwritten."""
+    if args.output is not None:
+        path = Path(args.output).expanduser()
+        if not path.parent.is_dir():
+            raise InvalidInputError(f"There is no folder {str(path.parent)!r} to write to.", hint="Make it first.")
+        return path
+    if args.play:
+        return None
+    suffix = f".{kind}"
+    names = (Path(f"speech{f'-{n}' if n > 1 else ''}{suffix}") for n in range(1, 10_000))
+    return next(path for path in names if not path.exists())
+
+
+def _whole(
+    args: argparse.Namespace, engine: InferenceEngine, text: str, sink: _Output | None, view: ProgressView
+) -> str:
+    from izwi_lab.cli.playback import Playback
+
+    with ExitStack() as stack:
+        speech = engine.speak(
+            text,
+            model=args.model,
+            voice=args.voice,
+            language=args.language,
+            speed=args.speed,
+            seed=args.seed,
+            progress=view,
+        )
+        if sink:
+            sink.write(speech.audio)
+        if args.play:
+            stack.enter_context(Playback(speech.audio.rate_hz)).write(speech.audio)
+    facts = [speech.model, speech.voice, speech.backend, str(speech.timing)]
+    return _summary(speech.audio.duration_s, speech.audio.rate_hz, sink, facts)
+
+
+def _stream(
+    args: argparse.Namespace, engine: InferenceEngine, text: str, sink: _Output | None, view: ProgressView
+) -> str:
+    from izwi_lab.cli.playback import Playback
+
+    player: Playback | None = None
+    samples, rate_hz = 0, 0
+    stream = engine.stream_speak(
+        text,
+        model=args.model,
+        voice=args.voice,
+        language=args.language,
+        speed=args.speed,
+        seed=args.seed,
+        progress=view,
+    )
+    with ExitStack() as stack:
+        stack.callback(stream.close)
+        for chunk in stream:
+            rate_hz = chunk.audio.rate_hz
+            samples += len(chunk.audio)
+            if sink:
+                sink.write(chunk.audio)
+            if args.play:
+                player = player or stack.enter_context(Playback(rate_hz))
+                player.write(chunk.audio)
+    return _summary(samples / max(rate_hz, 1), rate_hz, sink, [stream.model, stream.backend, str(stream.timing)])
+
+
+def _summary(seconds: float, rate_hz: int, sink: _Output | None, facts: list[str]) -> str:
+    clipped = sink.encoder.clipped if sink and sink.encoder else 0
+    warning = [f"{clipped} samples CLIPPED"] if clipped else []
+    return " · ".join([f"{seconds:.2f} s at {rate_hz / 1000:g} kHz", *warning, *(fact for fact in facts if fact)])
+
+
+class _Output:
+    """The encoder on a file or on standard output, opened when the first piece says its rate.
+
+    A file that is being streamed can be read while it grows; an interrupt leaves what was spoken so far, playable.
+    """
+
+    def __init__(self, kind: str, target: Path | None) -> None:
+        self.kind, self.target = kind, target
+        self.encoder: Encoder | None = None
+        self._sink: BinaryIO | _Pipe
+        self._stack = ExitStack()
+
+    def write(self, audio: Audio) -> None:
+        from izwi_lab.audio_encoding import Encoder
+
+        if self.encoder is None:
+            self._sink = self._stack.enter_context(_opened(self.target))
+            self.encoder = self._stack.enter_context(Encoder(self._sink, self.kind, audio.rate_hz))
+        self.encoder.write(audio)
+        self._sink.flush()
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+@contextmanager
+def _opened(target: Path | None) -> Iterator[BinaryIO | _Pipe]:
+    if target is None:
+        yield _Pipe(sys.stdout.buffer)
+        return
+    try:
+        with target.open("w+b") as file:
+            yield file
+    except OSError as error:
+        raise AudioError(
+            f"Cannot write {str(target)!r}: {error.strerror or error}.", hint="Check the folder and the free space."
+        ) from error
+
+
+class _Pipe:
+    """Standard output seen as what it is here, a stream: even redirected to a file it is never rewound."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes, /) -> int:
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
