@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,16 +13,36 @@ from izwi_lab.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def split(weights: Mapping[str, Tensor | AffineTensor]) -> tuple[dict[str, Tensor], dict[str, AffineTensor]]:
-    """(dense, quantised). Each weight is asked for once: a mapping that reads as it goes need not hold them all."""
-    dense: dict[str, Tensor] = {}
-    affine: dict[str, AffineTensor] = {}
-    for name, weight in weights.items():
-        if isinstance(weight, AffineTensor):
-            affine[name] = weight
-        else:
-            dense[name] = weight
-    return dense, affine
+class Unread:
+    """Quantised weights by name, read when they are taken; `use_affine` takes each once."""
+
+    def __init__(self, weights: Mapping[str, Tensor | AffineTensor], names: Sequence[str]) -> None:
+        self._weights, self._names = weights, dict.fromkeys(names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def pop(self, name: str) -> AffineTensor:
+        """Read it and forget the name."""
+        del self._names[name]
+        weight = self._weights[name]
+        assert isinstance(weight, AffineTensor)
+        return weight
+
+
+def split(weights: Mapping[str, Tensor | AffineTensor]) -> tuple[dict[str, Tensor], Unread]:
+    """(dense, quantised). A mapping with `quantised` (names) has these read one at a time, so they need not all be
+    held twice; of any other mapping each weight is asked for once.
+    """
+    named = getattr(weights, "quantised", None)
+    if named is not None:
+        return {n: w for n in weights if n not in named and isinstance(w := weights[n], Tensor)}, Unread(weights, named)
+    held = dict(weights.items())
+    dense = {n: w for n, w in held.items() if isinstance(w, Tensor)}
+    return dense, Unread({n: w for n, w in held.items() if n not in dense}, [n for n in held if n not in dense])
 
 
 def check_names(expected: Shapes, found: Shapes) -> None:

@@ -1,0 +1,167 @@
+"""The package-level functions: `load` hands out a model, `speak`, `transcribe` and `chat` use one default engine."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from izwi_lab import settings
+from izwi_lab.runtime.core import Progress
+from izwi_lab.runtime.load import build, check_load_format
+from izwi_lab.runtime.model_router import ModelRouter
+from izwi_lab.runtime.service import InferenceEngine
+from izwi_lab.runtime.types import AudioSource, Message, ModelName
+
+if TYPE_CHECKING:
+    from izwi_lab.cancel import CancelToken
+    from izwi_lab.families.protocols import Model
+    from izwi_lab.families.shared.sampling import Sampling
+    from izwi_lab.results import ChatReply, Speech, Transcript
+
+_lock = threading.Lock()
+_engine: InferenceEngine | None = None
+
+
+def engine() -> InferenceEngine:
+    """The engine that `speak`, `transcribe` and `chat` use. Made at first use, closed when Python ends.
+
+    >>> izwi.engine().loaded()                 # doctest: +SKIP
+    """
+    global _engine
+    with _lock:
+        if _engine is None or _engine.closed:
+            _engine = InferenceEngine()
+            atexit.register(_engine.close)
+        return _engine
+
+
+def load(
+    model: ModelName,
+    *,
+    backend: str = "auto",
+    device: str | None = None,
+    dtype: str | None = None,
+    load_format: str = "auto",
+    download: bool = True,
+    progress: Progress | None = None,
+) -> Model:
+    """Load a model and hand it over, to take its steps one at a time. It stays until you drop it.
+
+    Args:
+        model: a catalog id ("Kokoro-82M"), a hub repo ("owner/name"), or a folder in the model's official layout.
+        backend: "auto", "torch" or "mlx"; `model.plan` says what was chosen and why.
+        device: such as "cpu" or "cuda:0"; None lets the plan choose.
+        dtype: such as "bfloat16"; None lets the plan choose.
+        load_format: "auto", or "dummy" for random weights at full size, which need no files.
+        download: fetch missing weights; with False they raise NotDownloadedError.
+        progress: called with an `artifacts.progress.Progress` while weights are fetched.
+
+    Raises:
+        UnknownModelError, NotDownloadedError, BackendUnavailableError, CheckpointError.
+
+    >>> model = izwi.load("SmolLM2-135M-Instruct")                  # doctest: +SKIP
+    >>> session = model.session(seed=0)                             # doctest: +SKIP
+    >>> step = model.prefill(session, model.tokenize("Hello."))     # doctest: +SKIP
+    >>> step.top(3)                                                 # doctest: +SKIP
+    """
+    check_load_format(load_format)
+    router = ModelRouter(models_dir=settings.load().models_dir)
+    route = router.route(
+        model, backend=None if backend == "auto" else backend, device=device, dtype=dtype, load_format=load_format
+    )
+    files = router.obtain(route, download=download, progress=progress)
+    return build(route.variant, files, route.plan, load_format=load_format)
+
+
+def speak(
+    text: str,
+    *,
+    voice: str | None = None,
+    language: str | None = None,
+    speed: float = 1.0,
+    model: ModelName | None = None,
+    seed: int | None = None,
+    cancel: CancelToken | None = None,
+    timeout_s: float | None = None,
+) -> Speech:
+    """Say `text`. The result holds `audio`, which a notebook plays; voices can be blended ("af_heart+am_michael").
+
+    For audio while it is being made: `engine().stream_speak`.
+
+    >>> izwi.speak("Hello there.").audio.save("hello.wav")          # doctest: +SKIP
+    """
+    return engine().speak(
+        text,
+        voice=voice,
+        language=language,
+        speed=speed,
+        model=model,
+        seed=seed,
+        cancel=cancel,
+        timeout_s=timeout_s,
+    )
+
+
+def transcribe(
+    audio: AudioSource,
+    *,
+    language: str | None = None,
+    task: str = "transcribe",
+    prompt: str | None = None,
+    word_times: bool = False,
+    temperature: float = 0.0,
+    model: ModelName | None = None,
+    seed: int | None = None,
+    cancel: CancelToken | None = None,
+    timeout_s: float | None = None,
+) -> Transcript:
+    """Write down what is said in `audio`: an Audio, a path, bytes or an open file, of any length.
+
+    task="translate" writes English whatever is spoken; word_times=True times every word.
+    For segments as they are heard: `engine().stream_transcribe`.
+
+    >>> print(izwi.transcribe("meeting.m4a").to_srt())              # doctest: +SKIP
+    """
+    return engine().transcribe(
+        audio,
+        language=language,
+        task=task,
+        prompt=prompt,
+        word_times=word_times,
+        temperature=temperature,
+        model=model,
+        seed=seed,
+        cancel=cancel,
+        timeout_s=timeout_s,
+    )
+
+
+def chat(
+    messages: str | Sequence[Message],
+    *,
+    sampling: Sampling | None = None,
+    max_tokens: int = 512,
+    stop: Sequence[str] = (),
+    model: ModelName | None = None,
+    seed: int | None = None,
+    cancel: CancelToken | None = None,
+    timeout_s: float | None = None,
+) -> ChatReply:
+    """Answer `messages`: a string, or a list of {"role": ..., "content": ...}. Greedy unless `sampling` is given.
+
+    For text as it is written: `engine().stream_chat`.
+
+    >>> print(izwi.chat("Name a primary colour.", max_tokens=16))   # doctest: +SKIP
+    """
+    return engine().chat(
+        messages,
+        sampling=sampling,
+        max_tokens=max_tokens,
+        stop=stop,
+        model=model,
+        seed=seed,
+        cancel=cancel,
+        timeout_s=timeout_s,
+    )

@@ -1,0 +1,83 @@
+"""Speech recognition as the engine runs it: what a request must look like, heard whole or segment by segment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
+
+from izwi_lab.audio import Audio
+from izwi_lab.cancel import CancelToken
+from izwi_lab.catalog.variant import Task
+from izwi_lab.errors import AudioError, InvalidInputError
+from izwi_lab.families.protocols import Model, RecognitionModel
+from izwi_lab.results import Segment, Transcript
+from izwi_lab.runtime.types import Limits, TranscriptionRequest
+
+TASK = Task.ASR
+_TASKS = ("transcribe", "translate")
+
+
+def check(request: TranscriptionRequest, limits: Limits) -> TranscriptionRequest:
+    """The request with its audio decoded. Raises AudioError or InvalidInputError; no model is needed to know."""
+    if request.task not in _TASKS:
+        raise InvalidInputError(f"task must be one of {_TASKS}, got {request.task!r}.")
+    for name, value in (("language", request.language), ("prompt", request.prompt)):
+        if value is not None and not isinstance(value, str):
+            raise InvalidInputError(f"{name} must be a str or None, got {type(value).__name__}.")
+    if request.language is not None and not request.language.strip():
+        raise InvalidInputError("language is empty.", hint="Use a code such as 'en', or None to detect it.")
+    if not (math.isfinite(request.temperature) and request.temperature >= 0):
+        raise InvalidInputError(f"temperature must be 0 or more, got {request.temperature!r}.")
+    return replace(request, audio=_opened(request, limits))
+
+
+def _opened(request: TranscriptionRequest, limits: Limits) -> Audio:
+    source = request.audio
+    audio = source if isinstance(source, Audio) else Audio.open(source, max_s=limits.audio_s)
+    # An Audio made by hand is only typed, not read: a NaN would travel through every layer and come out as silence.
+    audio = Audio.from_samples(audio.samples, audio.rate_hz)
+    if audio.duration_s > limits.audio_s:
+        raise AudioError(
+            f"The recording has {audio.duration_s:.0f} s, more than the {limits.audio_s:.0f} s of one request.",
+            hint="Split it with Audio.between, or make the engine with larger limits=Limits(audio_s=...).",
+        )
+    return audio
+
+
+def run(model: Model, request: TranscriptionRequest, cancel: CancelToken) -> Transcript:
+    """Hear it all, then return."""
+    return _listener(model).generate(
+        cast(Audio, request.audio),
+        language=request.language,
+        task=request.task,
+        prompt=request.prompt,
+        word_times=request.word_times,
+        temperature=request.temperature,
+        seed=request.seed,
+        cancel=cancel,
+    )
+
+
+def stream(model: Model, request: TranscriptionRequest, cancel: CancelToken) -> Iterator[Segment]:
+    """Hear it segment by segment; the segments are those of `run`."""
+    return _listener(model).stream(
+        cast(Audio, request.audio),
+        language=request.language,
+        task=request.task,
+        prompt=request.prompt,
+        word_times=request.word_times,
+        temperature=request.temperature,
+        seed=request.seed,
+        cancel=cancel,
+    )
+
+
+def measure(piece: Segment) -> tuple[float, int]:
+    """Seconds of audio and tokens in a piece."""
+    return max(0.0, piece.end_s - piece.start_s), len(piece.tokens)
+
+
+def _listener(model: Model) -> RecognitionModel:
+    return cast(RecognitionModel, model)

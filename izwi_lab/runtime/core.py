@@ -1,0 +1,306 @@
+"""EngineCore: how a request meets a model. `service.InferenceEngine` adds the verbs users type.
+
+A request is checked, routed to a variant and a plan, bound to a lease on the loaded model, run, and the lease let go.
+It never looks a model up again after that, so what loads or leaves beside it cannot change who answers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, cast
+
+from izwi_lab import settings
+from izwi_lab.backends.base import BackendPlan
+from izwi_lab.cancel import CancelToken
+from izwi_lab.catalog.variant import Task
+from izwi_lab.errors import InvalidInputError, IzwiError
+from izwi_lab.families.protocols import Model
+from izwi_lab.runtime import asr, chat, load, tts
+from izwi_lab.runtime.executor import Executor, Executors
+from izwi_lab.runtime.model_router import ModelRouter, Route
+from izwi_lab.runtime.registry import Lease, ModelRegistry
+from izwi_lab.runtime.request_token import RequestToken
+from izwi_lab.runtime.stream import Stream
+from izwi_lab.runtime.types import (
+    ChatRequest,
+    GenerationRequest,
+    GenerationResult,
+    Limits,
+    LoadedModel,
+    ModelName,
+    SpeechRequest,
+    TranscriptionRequest,
+)
+from izwi_lab.settings import Settings
+
+_IDLE_TTL_S = 600.0
+
+Progress = Callable[[Any], None]
+
+
+class _TaskModule(Protocol):
+    """What tts.py, asr.py and chat.py have."""
+
+    TASK: Task
+
+    def check(self, request: Any, limits: Limits) -> Any: ...
+    def run(self, model: Model, request: Any, cancel: CancelToken) -> Any: ...
+    def stream(self, model: Model, request: Any, cancel: CancelToken) -> Iterator[Any]: ...
+    def measure(self, piece: Any) -> tuple[float, int]: ...
+
+
+_TASKS: dict[type[GenerationRequest], _TaskModule] = {
+    SpeechRequest: cast(_TaskModule, tts),
+    TranscriptionRequest: cast(_TaskModule, asr),
+    ChatRequest: cast(_TaskModule, chat),
+}
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request and the model it is bound to."""
+
+    task: _TaskModule
+    request: GenerationRequest
+    token: RequestToken
+    lease: Lease
+    executor: Executor
+    taken: bool = False
+
+    def take(self) -> Lease:
+        """The lease, to be released by whoever takes it."""
+        self.taken = True
+        return self.lease
+
+
+class EngineCore:
+    """Models, requests and streams; see InferenceEngine for the arguments."""
+
+    def __init__(
+        self,
+        models_dir: str | Path | None = None,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        dtype: str | None = None,
+        memory_budget_bytes: int | None = None,
+        idle_ttl_s: float | Literal["auto"] | None = "auto",
+        config: Settings | None = None,
+        limits: Limits | None = None,
+        load_format: str = "auto",
+    ) -> None:
+        load.check_load_format(load_format)
+        chosen = config if config is not None else settings.load()
+        ttl = idle_ttl_s if idle_ttl_s != "auto" else chosen.idle_ttl_s
+        folder = models_dir or chosen.models_dir
+        self.limits = limits or Limits()
+        self._backend, self._device, self._dtype, self._load_format = backend, device, dtype, load_format
+        self._router = ModelRouter(config, models_dir=Path(folder) if folder else None)
+        self._registry = ModelRegistry(
+            budget_bytes=chosen.memory_budget if memory_budget_bytes is None else memory_budget_bytes,
+            idle_ttl_s=_IDLE_TTL_S if ttl is None and idle_ttl_s == "auto" else ttl,
+        )
+        self._executors = Executors()
+        self._guard = threading.Lock()
+        self._closed = False
+        self._tokens: weakref.WeakSet[RequestToken] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
+
+    # models
+
+    def load(
+        self,
+        model: ModelName,
+        *,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> LoadedModel:
+        """Have a model in memory before it is needed. It counts as idle from then on.
+
+        Raises UnknownModelError, NotDownloadedError, BackendUnavailableError, MemoryBudgetError.
+        """
+        route = self._route(model, None, backend, device, dtype)
+        token = self._token(cancel, None)
+        with self._acquire(route, token, download=download, progress=progress):
+            return replace(self._registry.describe(route.key), in_use=0)
+
+    def unload(self, model: ModelName, *, wait: bool = True, timeout_s: float | None = 30.0) -> bool:
+        """Drop a model. True when none of it is in memory any more, also when it was never loaded.
+
+        Requests under way keep it until they end; wait=True waits for them up to timeout_s.
+        """
+        return self._registry.unload(self._router.source(model), wait=wait, timeout_s=timeout_s)
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models in memory, most recently used first."""
+        return self._registry.loaded()
+
+    def plan(
+        self,
+        model: ModelName,
+        *,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> BackendPlan:
+        """Where a model would run and why, without loading it."""
+        return self._route(model, None, backend, device, dtype).plan
+
+    @contextmanager
+    def use(
+        self,
+        model: ModelName,
+        *,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        download: bool = True,
+    ) -> Iterator[Model]:
+        """Hold the family model itself, to take its steps by hand; it is not dropped inside the block.
+
+        Take all steps of one session on one thread.
+        """
+        route = self._route(model, None, backend, device, dtype)
+        with self._acquire(route, self._token(None, None), download=download, progress=None) as lease:
+            yield lease.model
+
+    # requests
+
+    def run(self, request: GenerationRequest) -> GenerationResult:
+        """Answer a request of any task. Raises InvalidInputError before any model is loaded, Cancelled at a stop."""
+        with self._begin(request) as job:
+            model = job.lease.model
+
+            def work() -> tuple[GenerationResult, float]:
+                job.token.check()
+                began = time.perf_counter()
+                result = job.task.run(model, job.request, job.token)
+                return result, time.perf_counter() - began
+
+            result, seconds = job.executor.run(work, job.token)
+            return _stamped(result, model, seconds)
+
+    def stream(self, request: GenerationRequest) -> Stream[Any]:
+        """Answer a request piece by piece. The model is bound and in memory when this returns."""
+        with self._begin(request) as job:
+            model = job.lease.model
+            stream: Stream[Any] = Stream(
+                lambda: job.task.stream(model, job.request, job.token),
+                lease=job.take(),
+                executor=job.executor,
+                token=job.token,
+                backend=model.plan.backend,
+                measure=job.task.measure,
+            )
+        with self._guard:
+            self._streams.add(stream)
+            closed = self._closed
+        if closed:
+            stream.close()
+        return stream
+
+    @contextmanager
+    def _begin(self, request: GenerationRequest) -> Iterator[_Job]:
+        """Check, route and bind. The lease is let go at the end unless the job was told to hand it on."""
+        task = _TASKS.get(type(request))
+        if task is None:
+            raise InvalidInputError(
+                f"A request must be one of {[c.__name__ for c in _TASKS]}, got {type(request).__name__}."
+            )
+        token = self._token(request.cancel, request.timeout_s)
+        request = task.check(request, self.limits)
+        route = self._route(request.model, task.TASK, request.backend, request.device, request.dtype)
+        lease = self._acquire(route, token, download=request.download, progress=request.progress)
+        job = _Job(task, request, token, lease, self._executors.of(lease.model.backend))
+        try:
+            yield job
+        except BaseException:
+            token.cancel()
+            raise
+        finally:
+            if not job.taken:
+                lease.release()
+
+    def _token(self, cancel: CancelToken | None, timeout_s: float | None) -> RequestToken:
+        token = RequestToken(cancel, timeout_s=timeout_s)
+        with self._guard:
+            self._tokens.add(token)
+            if self._closed:
+                raise IzwiError("The engine is closed.", hint="Make a new InferenceEngine.")
+        return token
+
+    def _route(
+        self, model: ModelName | None, task: Task | None, backend: str | None, device: str | None, dtype: str | None
+    ) -> Route:
+        chosen = backend or self._backend
+        return self._router.route(
+            model,
+            task=task,
+            backend=None if chosen == "auto" else chosen,
+            device=device or self._device,
+            dtype=dtype or self._dtype,
+            load_format=self._load_format,
+        )
+
+    def _acquire(self, route: Route, token: RequestToken, *, download: bool, progress: Progress | None) -> Lease:
+        # Fetching comes before the registry makes room: a long download must not keep another model out of memory.
+        local = None
+        if not self._registry.holds(route.key):
+            local = self._router.obtain(route, download=download, progress=progress, cancel=token)
+
+        def build() -> Model:
+            files = local or self._router.obtain(route, download=download, progress=progress, cancel=token)
+            backend = load.backend_for(route.plan)
+            return self._executors.of(backend).run(
+                lambda: load.build(route.variant, files, route.plan, load_format=route.key.load_format), token
+            )
+
+        return self._registry.acquire(
+            route.key,
+            route.variant,
+            build,
+            estimate_bytes=route.plan.memory_bytes or route.variant.size_bytes,
+            token=token,
+        )
+
+    # the end
+
+    @property
+    def closed(self) -> bool:
+        """True once close() was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Stop every request and stream, drop every model, end the threads. More than once does nothing."""
+        with self._guard:
+            self._closed = True
+            tokens, streams = list(self._tokens), list(self._streams)
+        for token in tokens:
+            token.cancel()
+        for stream in streams:
+            stream.close()
+        self._registry.close()
+        self._executors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def _stamped(result: GenerationResult, model: Model, seconds: float) -> GenerationResult:
+    """The result with who made it and how long the whole request took, loading not counted."""
+    timing = replace(result.timing, total_s=seconds, first_s=result.timing.first_s or seconds)
+    return replace(result, model=model.variant.id, backend=model.plan.backend, timing=timing)

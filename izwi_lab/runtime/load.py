@@ -1,0 +1,69 @@
+"""Loading: from a variant, its files and a plan to a family's model. Nothing else in the package builds models."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from izwi_lab import backends, families
+from izwi_lab.backends.base import Backend, BackendPlan
+from izwi_lab.errors import InvalidInputError, IzwiError
+
+if TYPE_CHECKING:
+    from izwi_lab.artifacts import LocalModel
+    from izwi_lab.catalog.variant import ModelVariant
+    from izwi_lab.families.protocols import FamilyLoader, Model
+
+LOAD_FORMATS = ("auto", "dummy")
+
+_lock = threading.Lock()
+_backends: dict[tuple[str, str, str], Backend] = {}
+
+
+def backend_for(plan: BackendPlan) -> Backend:
+    """The backend of a plan; one per (backend, device, dtype) in a process."""
+    key = (plan.backend, plan.device, plan.dtype)
+    with _lock:
+        if key not in _backends:
+            _backends[key] = backends.open_backend(plan)
+        return _backends[key]
+
+
+def working_families() -> tuple[str, ...]:
+    """The families whose model this version can build: those with a `model.py`."""
+    return tuple(sorted({file.parent.name for root in families.__path__ for file in Path(root).glob("*/model.py")}))
+
+
+def check_family(variant: ModelVariant) -> None:
+    """Raise IzwiError, naming the families that run, when this version lists the variant but cannot run it."""
+    if str(variant.family) not in working_families():
+        raise IzwiError(
+            f"{variant.id} is of the family {str(variant.family)!r}, which this version lists but cannot run.",
+            hint=f"Families that run: {', '.join(working_families())}.",
+        )
+
+
+def family_loader(variant: ModelVariant) -> FamilyLoader:
+    """`load` of the variant's family, from its `model.py`."""
+    check_family(variant)
+    module = importlib.import_module(f"{families.__name__}.{variant.family}.model")
+    return cast("FamilyLoader", module.load)
+
+
+def build(variant: ModelVariant, local: LocalModel | None, plan: BackendPlan, *, load_format: str = "auto") -> Model:
+    """Build the model. local: its files; None only with load_format="dummy", which makes random weights."""
+    check_load_format(load_format)
+    loader = family_loader(variant)
+    if load_format == "dummy":
+        return loader(variant, None, plan, backend_for(plan), layout=str(variant.layout), load_format=load_format)
+    if local is None:
+        raise InvalidInputError(f"{variant.id} needs its files to load.", hint="load_format='dummy' needs none.")
+    return loader(variant, local.folder, plan, backend_for(plan), layout=str(local.layout), load_format=load_format)
+
+
+def check_load_format(load_format: str) -> None:
+    """Raise InvalidInputError for a load_format that does not exist."""
+    if load_format not in LOAD_FORMATS:
+        raise InvalidInputError(f"load_format must be one of {LOAD_FORMATS}, got {load_format!r}.")

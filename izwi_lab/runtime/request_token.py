@@ -1,0 +1,30 @@
+"""RequestToken: what the work of one request checks: the caller's token, the deadline and the stream's own close."""
+
+from __future__ import annotations
+
+from izwi_lab.cancel import CancelToken
+from izwi_lab.errors import InvalidInputError
+
+
+class RequestToken(CancelToken):
+    """Stops when `outer` is cancelled, when `timeout_s` seconds have passed, or when its own `cancel()` is called.
+
+    Cancelling it leaves `outer` alone: one caller's token may cover many requests.
+    """
+
+    def __init__(self, outer: CancelToken | None = None, *, timeout_s: float | None = None) -> None:
+        if timeout_s is not None and not timeout_s > 0:
+            raise InvalidInputError(f"timeout_s must be above 0, got {timeout_s!r}.", hint="Use None for no limit.")
+        super().__init__(timeout_s=timeout_s)
+        self._outer = outer
+
+    @property
+    def cancelled(self) -> bool:
+        """True once any of the three says stop."""
+        return super().cancelled or (self._outer is not None and self._outer.cancelled)
+
+    def check(self) -> None:
+        """Raise Cancelled if the work should stop."""
+        super().check()
+        if self._outer is not None:
+            self._outer.check()

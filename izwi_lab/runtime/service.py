@@ -1,0 +1,259 @@
+"""InferenceEngine: speech, recognition and chat for many requests and many models, from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from izwi_lab.cancel import CancelToken
+from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Transcript
+from izwi_lab.runtime.core import EngineCore, Progress
+from izwi_lab.runtime.stream import Stream
+from izwi_lab.runtime.types import AudioSource, ChatRequest, Message, ModelName, SpeechRequest, TranscriptionRequest
+
+if TYPE_CHECKING:
+    from izwi_lab.families.shared.sampling import Sampling
+
+
+class InferenceEngine(EngineCore):
+    """Runs requests on models that it loads when first asked for and drops when idle or in the way.
+
+    Args:
+        models_dir: where weights are kept; None takes the settings' or the platform's data folder.
+        backend: "auto", "torch" or "mlx", for requests that name none.
+        device: such as "cpu" or "cuda:0", for requests that name none.
+        dtype: such as "bfloat16", for requests that name none.
+        memory_budget_bytes: for the weights of all models together; None takes the settings', else no limit.
+        idle_ttl_s: seconds an unused model stays in memory; 0 drops it at once, None keeps it, "auto" takes the
+            settings', else 600.
+        config: settings to use instead of the environment and the configuration file (`izwi_lab.settings`).
+        limits: what is refused at the door.
+        load_format: "auto", or "dummy" for random weights at full size, which need no files.
+
+    Every verb raises InvalidInputError before a model is loaded, UnknownModelError or WrongTaskError for a model that
+    cannot do it, NotDownloadedError, BackendUnavailableError, MemoryBudgetError, and Cancelled when it was stopped. A
+    chat that is stopped while it answers returns what it has said, with finish_reason "cancelled".
+
+    >>> with InferenceEngine() as engine:                      # doctest: +SKIP
+    ...     speech = engine.speak("Hello there.")
+    ...     print(engine.transcribe(speech.audio))
+    Hello there.
+    """
+
+    def speak(
+        self,
+        text: str,
+        *,
+        model: ModelName | None = None,
+        voice: str | None = None,
+        language: str | None = None,
+        speed: float = 1.0,
+        seed: int | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        cancel: CancelToken | None = None,
+        timeout_s: float | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+    ) -> Speech:
+        """Say `text` and return all of it. Options as in SpeechRequest."""
+        request = SpeechRequest(
+            text=text,
+            model=model,
+            voice=voice,
+            language=language,
+            speed=speed,
+            seed=seed,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cancel=cancel,
+            timeout_s=timeout_s,
+            download=download,
+            progress=progress,
+        )
+        return cast(Speech, self.run(request))
+
+    def stream_speak(
+        self,
+        text: str,
+        *,
+        model: ModelName | None = None,
+        voice: str | None = None,
+        language: str | None = None,
+        speed: float = 1.0,
+        seed: int | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        cancel: CancelToken | None = None,
+        timeout_s: float | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+    ) -> Stream[AudioChunk]:
+        """Say `text` piece by piece; the pieces joined are what `speak` gives. Close it to stop."""
+        request = SpeechRequest(
+            text=text,
+            model=model,
+            voice=voice,
+            language=language,
+            speed=speed,
+            seed=seed,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cancel=cancel,
+            timeout_s=timeout_s,
+            download=download,
+            progress=progress,
+        )
+        return self.stream(request)
+
+    def transcribe(
+        self,
+        audio: AudioSource,
+        *,
+        model: ModelName | None = None,
+        language: str | None = None,
+        task: str = "transcribe",
+        prompt: str | None = None,
+        word_times: bool = False,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        cancel: CancelToken | None = None,
+        timeout_s: float | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+    ) -> Transcript:
+        """Write down what is said in `audio`: an Audio, a path, bytes or a file. Options as in TranscriptionRequest."""
+        request = TranscriptionRequest(
+            audio=audio,
+            model=model,
+            language=language,
+            task=task,
+            prompt=prompt,
+            word_times=word_times,
+            temperature=temperature,
+            seed=seed,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cancel=cancel,
+            timeout_s=timeout_s,
+            download=download,
+            progress=progress,
+        )
+        return cast(Transcript, self.run(request))
+
+    def stream_transcribe(
+        self,
+        audio: AudioSource,
+        *,
+        model: ModelName | None = None,
+        language: str | None = None,
+        task: str = "transcribe",
+        prompt: str | None = None,
+        word_times: bool = False,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        cancel: CancelToken | None = None,
+        timeout_s: float | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+    ) -> Stream[Segment]:
+        """Write down `audio` segment by segment, as they are heard. Close it to stop."""
+        request = TranscriptionRequest(
+            audio=audio,
+            model=model,
+            language=language,
+            task=task,
+            prompt=prompt,
+            word_times=word_times,
+            temperature=temperature,
+            seed=seed,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cancel=cancel,
+            timeout_s=timeout_s,
+            download=download,
+            progress=progress,
+        )
+        return self.stream(request)
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        model: ModelName | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        cancel: CancelToken | None = None,
+        timeout_s: float | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+    ) -> ChatReply:
+        """Answer `messages`: a string, or a list of role and content. Options as in ChatRequest."""
+        request = ChatRequest(
+            messages=messages,
+            model=model,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            seed=seed,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cancel=cancel,
+            timeout_s=timeout_s,
+            download=download,
+            progress=progress,
+        )
+        return cast(ChatReply, self.run(request))
+
+    def stream_chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        model: ModelName | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        cancel: CancelToken | None = None,
+        timeout_s: float | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+    ) -> Stream[TextDelta]:
+        """Answer as text arrives; the texts joined are what `chat` gives. Close it to stop."""
+        request = ChatRequest(
+            messages=messages,
+            model=model,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            seed=seed,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cancel=cancel,
+            timeout_s=timeout_s,
+            download=download,
+            progress=progress,
+        )
+        return self.stream(request)

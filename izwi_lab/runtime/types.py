@@ -1,0 +1,127 @@
+"""What goes into the engine and what comes out of it: one frozen request per task, and the results of results.py."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+from izwi_lab.cancel import CancelToken
+from izwi_lab.catalog.variant import ModelVariant, Task
+from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Timing, Transcript
+
+if TYPE_CHECKING:
+    from izwi_lab.audio import Audio
+    from izwi_lab.families.shared.sampling import Sampling
+
+__all__ = [
+    "AudioChunk",
+    "ChatRequest",
+    "GenerationRequest",
+    "GenerationResult",
+    "Limits",
+    "LoadedModel",
+    "Message",
+    "ModelName",
+    "SpeechRequest",
+    "Timing",
+    "TranscriptionRequest",
+]
+
+ModelName: TypeAlias = str | Path | ModelVariant
+Message: TypeAlias = Mapping[str, Any]
+AudioSource: TypeAlias = "Audio | str | Path | bytes | BinaryIO"
+GenerationResult: TypeAlias = Speech | Transcript | ChatReply
+GenerationItem: TypeAlias = AudioChunk | Segment | TextDelta
+
+
+def _request_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What every request says. A request is bound to one model when it starts and keeps it until it ends.
+
+    model: catalog id or name, hub repo id, folder, or a variant; None takes the task's default.
+    backend, device, dtype: None takes the engine's own setting.
+    cancel: stops the work at its next step, from any thread. timeout_s: seconds from the call until the work is
+    stopped the same way, waiting and loading included. download: fetch missing weights, else NotDownloadedError.
+    progress: called with the download's progress, if one is needed.
+    """
+
+    model: ModelName | None = None
+    backend: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    seed: int | None = None
+    cancel: CancelToken | None = None
+    timeout_s: float | None = None
+    download: bool = True
+    progress: Callable[[Any], None] | None = None
+    id: str = field(default_factory=_request_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechRequest(GenerationRequest):
+    """Say `text`. voice: None takes the model's first; speed: 1.0 is the voice's own pace."""
+
+    text: str
+    voice: str | None = None
+    language: str | None = None
+    speed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionRequest(GenerationRequest):
+    """Write down what is said in `audio`. language: None detects; task: "transcribe" or "translate" (to English).
+
+    prompt: text the model should think came before; word_times: also times each word.
+    """
+
+    audio: AudioSource
+    language: str | None = None
+    task: str = "transcribe"
+    prompt: str | None = None
+    word_times: bool = False
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest(GenerationRequest):
+    """Answer `messages`: a plain string is one user turn. sampling: None is greedy; stop: strings that end it."""
+
+    messages: str | Sequence[Message]
+    sampling: Sampling | None = None
+    max_tokens: int = 512
+    stop: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine refuses at the door, so that one request cannot fill the machine.
+
+    text_chars: of one speech request (50,000 characters are about an hour of speech). chat_chars: of all messages
+    together; the model's own context is checked after that. audio_s: seconds of one recording.
+    """
+
+    text_chars: int = 50_000
+    chat_chars: int = 1_000_000
+    audio_s: float = 4 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory. in_use: requests that hold it now; idle_s: since the last one ended; leaving: unload asked."""
+
+    id: str
+    tasks: tuple[Task, ...]
+    backend: str
+    device: str
+    dtype: str
+    nbytes: int
+    in_use: int
+    idle_s: float
+    leaving: bool = False

@@ -1,0 +1,451 @@
+"""InferenceEngine on a fake family: whole and streamed, stopping, isolation between models, and the input checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from runtime_fakes import make_variant
+
+from izwi_lab.audio import Audio
+from izwi_lab.cancel import CancelToken
+from izwi_lab.catalog.variant import Task
+from izwi_lab.errors import AudioError, Cancelled, InvalidInputError, IzwiError, MemoryBudgetError, WrongTaskError
+from izwi_lab.runtime.types import GenerationRequest, Limits, SpeechRequest, TranscriptionRequest
+
+CLIP = Audio.from_samples(np.linspace(-0.5, 0.5, 1600, dtype=np.float32), 16000)
+
+
+def expected(variant, text: str) -> np.ndarray:
+    """What only this variant says for this text."""
+    levels = [sum(map(ord, variant.id + word)) % 97 / 100 for word in text.split()]
+    return np.repeat(np.asarray(levels, np.float32), 80)
+
+
+def wait_for(condition, seconds: float = 5.0) -> None:
+    ends = time.monotonic() + seconds
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.005)
+    assert condition()
+
+
+def in_use(engine) -> int:
+    return sum(m.in_use for m in engine.loaded())
+
+
+# whole and streamed
+
+
+def test_results_say_who_made_them_and_how_long_it_took(make_engine, fake, tts, asr, chat):
+    fake.load_s, fake.step_s = 0.2, 0.01
+    engine = make_engine()
+    speech = engine.speak("a b c", model=tts)
+    heard = engine.transcribe(CLIP, model=asr)
+    reply = engine.chat("hello", model=chat)
+    assert (speech.model, heard.model, reply.model) == ("voice-a", "ear", "mouth")
+    assert speech.backend == heard.backend == reply.backend == "torch"
+    assert np.array_equal(speech.audio.samples, expected(tts, "a b c"))
+    assert str(heard) == "heard by ear"
+    assert str(reply) == "mouth hello "
+    for result in (speech, heard, reply):
+        assert 0.015 < result.timing.total_s < 0.15, "loading must not count"
+    assert in_use(engine) == 0
+
+
+@pytest.mark.parametrize("backend", ["torch", "bound"])
+def test_streams_joined_are_the_whole(make_engine, tts, asr, chat, backend):
+    engine = make_engine(backend=backend)
+    chunks = list(engine.stream_speak("a b c d", model=tts))
+    whole = engine.speak("a b c d", model=tts)
+    assert np.array_equal(np.concatenate([c.audio.samples for c in chunks]), whole.audio.samples)
+    assert [c.is_final for c in chunks] == [False, False, False, True]
+    assert tuple(engine.stream_transcribe(CLIP, model=asr)) == engine.transcribe(CLIP, model=asr).segments
+    deltas = [d.text for d in engine.stream_chat("x y", model=chat)]
+    assert "".join(deltas) == engine.chat("x y", model=chat).text
+    assert in_use(engine) == 0
+
+
+def test_a_stream_times_its_own_work_only(make_engine, fake, chat):
+    fake.step_s, fake.load_s = 0.02, 0.2
+    stream = make_engine().stream_chat("a b", model=chat)
+    next(stream)
+    time.sleep(0.3)
+    first = stream.timing.first_s
+    rest = list(stream)
+    assert 0.02 <= first < 0.15
+    assert stream.timing.first_s == first
+    assert first + 0.04 <= stream.timing.total_s < 0.3
+    assert stream.timing.tokens == 1 + len(rest) == 3
+    assert (stream.model, stream.backend, stream.closed) == ("mouth", "torch", True)
+
+
+def test_audio_seconds_are_counted_in_a_speech_stream(make_engine, tts):
+    stream = make_engine().stream_speak("a b", model=tts)
+    list(stream)
+    assert stream.timing.audio_s == pytest.approx(0.02)
+
+
+# stopping
+
+
+@pytest.mark.parametrize("backend", ["torch", "bound"])
+def test_closing_a_stream_stops_the_work_and_lets_the_model_go(make_engine, fake, tts, backend):
+    engine = make_engine(backend=backend)
+    with engine.stream_speak("a b c d e f", model=tts) as stream:
+        next(stream)
+        assert in_use(engine) == 1
+    assert in_use(engine) == 0
+    assert fake.steps == ["voice-a:a"]
+    assert fake.ended == ["voice-a"]
+    assert list(stream) == []
+    stream.close()
+
+
+def test_closing_from_another_thread_ends_a_step_under_way(make_engine, fake, tts):
+    fake.step_s = 0.05
+    engine = make_engine()
+    stream = engine.stream_speak("a b c d e f g h", model=tts)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(list, stream)
+        wait_for(lambda: len(fake.steps) >= 2)
+        stream.close()
+        with pytest.raises(Cancelled):  # a reader must not take what it has for the whole
+            reader.result(5)
+    assert len(fake.steps) < 8
+    assert in_use(engine) == 0
+
+
+def test_a_forgotten_stream_lets_the_model_go(make_engine, fake, tts):
+    engine = make_engine()
+    next(engine.stream_speak("a b c", model=tts))
+    unread = engine.stream_speak("a b c", model=tts)
+    assert in_use(engine) >= 1
+    del unread
+    gc.collect()
+    assert in_use(engine) == 0
+    assert engine.unload(tts)
+
+
+@pytest.mark.parametrize("backend", ["torch", "bound"])
+def test_cancel_stops_whole_and_streamed_work(make_engine, fake, tts, chat, backend):
+    fake.step_s = 0.02
+    engine = make_engine(backend=backend)
+    token = CancelToken()
+    threading.Timer(0.1, token.cancel).start()
+    with pytest.raises(Cancelled, match="by its caller"):
+        engine.speak("word " * 200, model=tts, cancel=token)
+    assert 0 < len(fake.steps) < 50
+    token = CancelToken()
+    stream = engine.stream_chat("word " * 200, model=chat, cancel=token)
+    next(stream)
+    token.cancel()
+    with pytest.raises(Cancelled):
+        next(stream)
+    assert stream.closed
+    assert in_use(engine) == 0
+
+
+def test_a_deadline_covers_loading_waiting_and_work(make_engine, fake, tts, tts_b):
+    engine = make_engine()
+    fake.step_s = 0.02
+    began = time.monotonic()
+    with pytest.raises(Cancelled, match="deadline"):
+        engine.speak("word " * 200, model=tts, timeout_s=0.1)
+    assert time.monotonic() - began < 1
+    fake.load_s = 0.2
+    with pytest.raises(Cancelled, match="deadline"):
+        engine.speak("word", model=tts_b, timeout_s=0.05)
+    assert in_use(engine) == 0
+    fake.load_s = 0
+    assert engine.speak("word", model=tts_b).model == "voice-b"
+
+
+def test_one_token_may_cover_many_requests_and_closing_one_leaves_the_others(make_engine, tts):
+    engine, token = make_engine(), CancelToken()
+    first = engine.stream_speak("a b", model=tts, cancel=token)
+    second = engine.stream_speak("a b", model=tts, cancel=token)
+    first.close()
+    assert not token.cancelled
+    assert len(list(second)) == 2
+
+
+def test_an_error_in_a_step_lets_the_model_go(make_engine, fake, tts, monkeypatch):
+    engine = make_engine()
+    with engine.use(tts) as model:
+        monkeypatch.setattr(type(model), "_samples", lambda self, word: 1 / 0)
+    stream = engine.stream_speak("a b", model=tts)
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    with pytest.raises(ZeroDivisionError):
+        engine.speak("a b", model=tts)
+    assert list(stream) == []
+    assert in_use(engine) == 0
+
+
+def test_closing_the_engine_ends_streams_requests_and_models(make_engine, fake, tts, chat):
+    fake.step_s = 0.02
+    engine = make_engine(backend="bound")
+    stream = engine.stream_speak("a b c", model=tts)
+    next(stream)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(engine.chat, "word " * 500, model=chat)
+        wait_for(lambda: any(s.startswith("mouth") for s in fake.steps))
+        engine.close()
+        with pytest.raises(Cancelled):
+            running.result(5)
+    assert stream.closed
+    assert sorted(fake.closed) == ["mouth", "voice-a"]
+    assert engine.closed
+    engine.close()
+    with pytest.raises(IzwiError, match="engine is closed"):
+        engine.speak("a", model=tts)
+    assert not [t for t in threading.enumerate() if t.name.startswith("izwi-")]
+
+
+# who answers
+
+
+def test_two_threads_load_two_models_and_speak_at_once(make_engine, fake, tts, tts_b):
+    fake.load_s, fake.step_s = 0.05, 0.001
+    engine = make_engine()
+    together = threading.Barrier(2)
+
+    def speak(variant):
+        together.wait(5)
+        return [engine.speak(f"take {i}", model=variant) for i in range(10)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for variant, speeches in zip((tts, tts_b), pool.map(speak, (tts, tts_b)), strict=True):
+            for i, speech in enumerate(speeches):
+                assert speech.model == variant.id
+                assert np.array_equal(speech.audio.samples, expected(variant, f"take {i}"))
+    assert sorted(fake.loads) == ["voice-a", "voice-b"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "bound"])
+def test_a_request_keeps_its_model_while_others_load_unload_and_push_it_out(make_engine, fake, tts, tts_b, backend):
+    """The original answered with whatever model was loaded last."""
+    fake.step_s = 0.001
+    engine = make_engine(backend=backend, memory_budget_bytes=350, idle_ttl_s=0.001)
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            engine.load(tts_b)
+            engine.unload(tts_b, wait=False)
+            engine.unload(tts, wait=False)
+
+    other = threading.Thread(target=disturb)
+    other.start()
+    try:
+        text = "one two three four five six"
+        for i in range(6):
+            if i % 2:
+                samples = np.concatenate([c.audio.samples for c in engine.stream_speak(text, model=tts)])
+            else:
+                samples = engine.speak(text, model=tts).audio.samples
+            assert np.array_equal(samples, expected(tts, text))
+    finally:
+        stop.set()
+        other.join(10)
+
+
+def test_torch_runs_requests_side_by_side_and_bound_backends_on_one_thread(make_engine, fake, tts, chat):
+    fake.step_s = 0.002
+    engine = make_engine()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: engine.speak("a b c d e", model=tts), range(3)))
+    assert len(fake.threads) == 3
+    fake.threads.clear()
+    fake.load_threads.clear()
+    bound = make_engine(backend="bound")
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(bound.speak, "a b c", model=tts) for _ in range(2)]
+        jobs += [pool.submit(lambda: list(bound.stream_chat("a b c", model=chat))) for _ in range(2)]
+        for job in jobs:
+            job.result(10)
+    assert len(fake.threads) == 1
+    assert fake.load_threads == fake.threads, "a bound model is loaded where it runs"
+
+
+def test_streams_of_a_bound_backend_take_turns(make_engine, fake, tts, chat):
+    engine = make_engine(backend="bound")
+    one, two = engine.stream_speak("a b", model=tts), engine.stream_chat("x", model=chat)
+    order = [next(one), next(two), next(one), next(two)]
+    assert fake.steps == ["voice-a:a", "mouth:mouth", "voice-a:b", "mouth:x"]
+    assert len(order) == 4
+
+
+def test_many_threads_asking_for_one_model_load_it_once(make_engine, fake, tts):
+    fake.load_s = 0.05
+    engine = make_engine()
+    with ThreadPoolExecutor(6) as pool:
+        speeches = list(pool.map(lambda i: engine.speak(f"n {i}", model=tts), range(6)))
+    assert fake.loads == ["voice-a"]
+    for i, speech in enumerate(speeches):
+        assert np.array_equal(speech.audio.samples, expected(tts, f"n {i}"))
+
+
+def test_a_load_error_is_not_remembered(make_engine, fake, tts):
+    fake.load_errors.append(OSError("no disk"))
+    engine = make_engine()
+    with pytest.raises(OSError, match="no disk"):
+        engine.speak("a", model=tts)
+    assert engine.speak("a", model=tts).model == "voice-a"
+
+
+# memory
+
+
+def test_the_budget_holds_at_its_peak(make_engine, fake, tts, tts_b, chat):
+    engine = make_engine(memory_budget_bytes=250)
+    for variant in (tts, tts_b, chat, tts, tts_b):
+        engine.load(variant)
+    assert fake.peak == 200
+    with engine.stream_speak("a b", model=tts), engine.stream_chat("a", model=chat):  # noqa: SIM117
+        with pytest.raises(MemoryBudgetError, match=r"in use now: .*voice-a"):
+            engine.speak("a", model=tts_b)
+    assert engine.speak("a", model=tts_b).model == "voice-b"
+
+
+def test_load_unload_loaded(make_engine, fake, tts):
+    engine = make_engine()
+    row = engine.load(tts, device="cuda:1", dtype="float16")
+    assert (row.id, row.tasks, row.device, row.dtype, row.nbytes) == ("voice-a", (Task.TTS,), "cuda:1", "float16", 100)
+    engine.load(tts)
+    assert [m.device for m in engine.loaded()] == ["cpu", "cuda:1"]
+    assert engine.unload(tts)
+    assert engine.loaded() == ()
+    assert fake.closed == ["voice-a", "voice-a"]
+
+
+def test_ttl_zero_keeps_nothing(make_engine, fake, tts):
+    engine = make_engine(idle_ttl_s=0)
+    engine.speak("a", model=tts)
+    assert engine.loaded() == ()
+    assert fake.closed == ["voice-a"]
+
+
+# the door
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t", None, 7, b"bytes"])
+def test_text_that_says_nothing_is_refused_before_loading(make_engine, fake, tts, text):
+    engine = make_engine()
+    for ask in (engine.speak, engine.stream_speak):
+        with pytest.raises(InvalidInputError):
+            ask(text, model=tts)
+    assert fake.loads == []
+
+
+def test_a_hundred_thousand_characters_are_refused_or_said_in_full(make_engine, fake, tts):
+    text = ("w" * 49 + " ") * 2000
+    with pytest.raises(InvalidInputError, match=r"100000 characters.*50000"):
+        make_engine().speak(text, model=tts)
+    assert fake.loads == []
+    speech = make_engine(limits=Limits(text_chars=200_000)).speak(text, model=tts)
+    assert speech.audio.samples.size == 2000 * 80
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"voice": ""}, {"voice": 3}, {"language": " "}, {"speed": 0}, {"speed": float("nan")}, {"speed": "fast"},
+     {"timeout_s": 0}, {"timeout_s": -1.0}],
+)  # fmt: skip
+def test_speech_options_that_mean_nothing_are_refused(make_engine, tts, options):
+    with pytest.raises(InvalidInputError):
+        make_engine().speak("a", model=tts, **options)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    ["", " ", [], None, 3, [{"content": "a"}], [{"role": "user"}], [{"role": "user", "content": ""}], ["hello"]],
+)
+def test_messages_that_ask_nothing_are_refused(make_engine, fake, chat, messages):
+    engine = make_engine()
+    for ask in (engine.chat, engine.stream_chat):
+        with pytest.raises(InvalidInputError):
+            ask(messages, model=chat)
+    assert fake.loads == []
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"max_tokens": True}, {"stop": "x"}, {"stop": [""]}])
+def test_chat_options_that_mean_nothing_are_refused(make_engine, chat, options):
+    with pytest.raises(InvalidInputError):
+        make_engine().chat("a", model=chat, **options)
+
+
+def test_too_many_characters_of_chat_are_refused(make_engine, chat):
+    with pytest.raises(InvalidInputError, match="1000001 characters"):
+        make_engine().chat("x" * 1_000_001, model=chat)
+
+
+@pytest.mark.parametrize("options", [{"task": "sing"}, {"language": ""}, {"language": 5}, {"temperature": -1.0}])
+def test_recognition_options_that_mean_nothing_are_refused(make_engine, asr, options):
+    with pytest.raises(InvalidInputError):
+        make_engine().transcribe(CLIP, model=asr, **options)
+
+
+def test_audio_that_is_none_is_refused(make_engine, fake, asr, tmp_path):
+    engine = make_engine()
+    nan = Audio(np.array([0.1, np.nan, 0.2], np.float32), 16000)
+    empty = tmp_path / "empty.wav"
+    empty.write_bytes(b"")
+    text = tmp_path / "text.wav"
+    text.write_text("not audio at all")
+    for bad in (nan, b"", empty, text, tmp_path / "missing.wav"):
+        with pytest.raises(AudioError):
+            engine.transcribe(bad, model=asr)
+    assert fake.loads == []
+
+
+def test_a_recording_over_the_cap_is_refused(make_engine, asr):
+    with pytest.raises(AudioError, match="more than the 1 s"):
+        make_engine(limits=Limits(audio_s=1.0)).transcribe(Audio.silence(2.0, 16000), model=asr)
+
+
+def test_recordings_come_as_audio_path_or_bytes(make_engine, asr, tmp_path):
+    engine = make_engine()
+    path = CLIP.save(tmp_path / "clip.wav")
+    with path.open("rb") as file:
+        for source in (CLIP, path, str(path), path.read_bytes(), file):
+            assert engine.transcribe(source, model=asr).duration_s == pytest.approx(0.1)
+
+
+def test_a_model_of_another_task_is_refused(make_engine, fake, tts, chat):
+    with pytest.raises(WrongTaskError, match="voice-a does tts, not chat"):
+        make_engine().chat("a", model=tts)
+    assert fake.loads == []
+
+
+def test_requests_are_values(make_engine, tts):
+    engine = make_engine()
+    request = SpeechRequest(text="a b", model=tts)
+    assert engine.run(request).audio == engine.speak("a b", model=tts).audio
+    assert len(list(engine.stream(request))) == 2
+    with pytest.raises(AttributeError):
+        request.text = "other"  # type: ignore[misc]
+    assert request.id != SpeechRequest(text="a b").id
+    with pytest.raises(InvalidInputError, match="SpeechRequest"):
+        engine.run(GenerationRequest())
+    assert TranscriptionRequest(audio=CLIP).task == "transcribe"
+
+
+def test_use_hands_out_the_model_and_keeps_it(make_engine, tts):
+    engine = make_engine(idle_ttl_s=0)
+    with engine.use(tts) as model:
+        assert model.variant is tts
+        assert engine.unload(tts, wait=False) is False
+        assert model.alive
+    assert not model.alive
+
+
+def test_a_family_without_a_model_says_which_work(make_engine):
+    variant = make_variant("future")
+    with pytest.raises(IzwiError, match=r"lists but cannot run.*Families that run: .*fakefam"):
+        make_engine().speak("a", model=dataclasses.replace(variant, family="notyet"))
