@@ -68,6 +68,11 @@ class GGUFCheckpoint:
         """Tensor names in file order."""
         return tuple(self._entries)
 
+    @property
+    def quantised(self) -> frozenset[str]:
+        """Names of the tensors that `read` gives as AffineTensor."""
+        return frozenset(n for n, e in self._entries.items() if e.type in _AFFINE)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape [out, in] without reading the data."""
         return self._entry(name).shape
@@ -90,6 +95,7 @@ class GGUFCheckpoint:
         if plain := _PLAIN.get(entry.type):
             stored, dtype = plain
             return Tensor(raw.view(stored).reshape(entry.shape), dtype)
+        out: Tensor | AffineTensor
         if entry.type in _AFFINE:
             out = _AFFINE[entry.type](raw, entry.shape)
         else:
@@ -222,12 +228,18 @@ def _check_overlaps(cursor: Cursor, entries: Mapping[str, Entry]) -> None:
 
 
 def _nibbles(blocks: np.ndarray) -> np.ndarray:
-    """ggml's order (low halves are values 0-15, high halves 16-31) to ours: uint8 [n, 16] -> uint32 [n, 4]."""
-    words = np.ascontiguousarray(blocks).view("<u2")  # two low and two high nibbles a word
-    out = np.empty(blocks.shape, np.uint8)
-    np.bitwise_or(words & 0x0F, (words & 0x0F00) >> 4, out=out[:, :8], casting="unsafe")
-    np.bitwise_or((words >> 4) & 0x0F, (words >> 8) & 0xF0, out=out[:, 8:], casting="unsafe")
-    return out.view("<u4")
+    """Ggml's order (low halves are values 0-15, high halves 16-31) to ours: uint8 [n, 16] -> uint32 [n, 4]."""
+    words = np.ascontiguousarray(blocks).view("<u8")  # [n, 2]: sixteen nibble pairs
+    low, high = words & 0x0F0F0F0F0F0F0F0F, (words >> 4) & 0x0F0F0F0F0F0F0F0F
+    out = np.empty((len(words), 4), "<u4")
+    for at, part in ((0, low), (2, high)):
+        pairs = part | (part >> 4)  # bytes 0, 2, 4, 6 now hold two neighbours each
+        pairs &= 0x00FF00FF00FF00FF
+        pairs |= pairs >> 8
+        pairs &= 0x0000FFFF0000FFFF
+        pairs |= pairs >> 16
+        out[:, at : at + 2] = pairs.astype("<u4")  # the lower 32 bits
+    return out
 
 
 def _affine(

@@ -70,8 +70,8 @@ def open_folder(folder: Path) -> SileroCheckpoint:
 
 
 def _weights(model: memoryview, path: Path) -> Iterator[tuple[str, Tensor]]:
-    graph = _message(model, 7, path)
-    for node in _messages(graph, 1, path):
+    graphs = list(_messages(model, 7, path))  # walks the whole file, so a cut at its end is seen too
+    for node in _messages(graphs[0] if graphs else memoryview(b""), 1, path):
         if _text(node, 4, path) != "If":
             continue
         for attribute in _messages(node, 5, path):

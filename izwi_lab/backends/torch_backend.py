@@ -149,7 +149,7 @@ class TorchBackend:
 
 
 class _Uninitialised(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
-    """Skips torch.nn.init: the weights come after. (Filling a meta tensor imports torch's compiler, 2 s and 50 MB.)"""
+    """Skips torch.nn.init: the weights come after, and filling a meta tensor imports torch's compiler (2 s, 50 MB)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":

@@ -1,6 +1,6 @@
 // A whole decode step of a decoder language model on the CPU: all layers in one parallel region, then the logits.
 //
-// The threads share the rows of every matrix and meet at spin barriers (four per layer); what is cheap (norms,
+// The threads share the rows of every matrix and meet at spin barriers (six per layer); what is cheap (norms,
 // rounding of activations, the residual stream) every thread computes for itself, which saves more barriers.
 // The key and value caches are the caller's, [kv_heads, capacity, head_dim], so plain steps and these can be mixed.
 #include <algorithm>
@@ -167,8 +167,8 @@ struct Step {
             own.cos[i] = std::cos(angle) * l.rope_gain;
             own.sin[i] = std::sin(angle) * l.rope_gain;
         }
-        // A thread serves query heads [first, last) and stores the new key of a head when it serves the head's
-        // first query; a head that two threads serve is rotated by both, and read from the cache by neither.
+        // A thread serves query heads [first, last); the one that serves the first query of a key head stores its
+        // new key and value. After the barrier all keys are in the caches.
         const int first = m.heads * id / team, last = m.heads * (id + 1) / team;
         std::vector<float> &scores = own.scores;
         for (int h = first; h < last; h++) {
