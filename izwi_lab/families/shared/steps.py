@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from izwi_lab.backends.base import Backend, Native
+from izwi_lab.families.shared.session_file import load_session, save_session
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Session:
     """All state of one generation: caches, position, random numbers, what came out so far.
 
     `state` is a nested dict/list of native arrays and plain values that the family's net reads and writes.
-    `seed` fixes the random numbers: equal seeds give equal draws on every backend.
+    `seed` fixes the random numbers: equal seeds give equal draws on every backend. `max_tokens`: after that many
+    tokens a text session is done. `last`: the step before, for families that need not compute one after the end.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Session:
         *,
         seed: int | None = None,
         trim: Callable[[Session, int], None] | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.backend = backend
         self.state = state
@@ -91,6 +95,8 @@ class Session:
         self.position = 0
         self.done = False
         self.finish_reason: str | None = None
+        self.max_tokens = max_tokens
+        self.last: Step | None = None
         self.started_s = time.perf_counter()
         self._trim = trim
 
@@ -111,6 +117,18 @@ class Session:
         if not 0 <= position <= self.position:
             raise ValueError(f"trim expects 0 <= position <= {self.position}, got {position}")
         self._trim(self, position)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a safetensors file, from which `load` goes on exactly here, on any backend."""
+        save_session(self, Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Become the session saved at `path`; this one must come from `session()` of the same model.
+
+        Raises:
+            CheckpointError: the file is no saved session.
+        """
+        load_session(self, Path(path))
 
     @property
     def nbytes(self) -> int:

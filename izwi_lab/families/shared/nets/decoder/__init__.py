@@ -1,0 +1,1 @@
+"""The decoder language model that many families share: configuration, torch and MLX twins, native CPU step."""

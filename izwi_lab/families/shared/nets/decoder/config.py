@@ -1,0 +1,123 @@
+"""What a decoder language model can be: sizes and the few switches in which published families differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from izwi_lab.errors import CheckpointError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+BUCKET = 128  # positions; caches grow to whole buckets
+
+
+def room_for(positions: int, held: int, limit: int) -> int:
+    """Positions that a cache of `held` grows to, to hold `positions`: a quarter more than before, in whole buckets."""
+    buckets = -(-max(positions, held + held // 4) // BUCKET) * BUCKET
+    return max(positions, min(buckets, -(-limit // BUCKET) * BUCKET))
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions (arXiv:2104.09864), half-split. inv_freq: [head_dim / 2]; cos and sin are times `gain`."""
+
+    inv_freq: tuple[float, ...]
+    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """A pre-norm decoder with grouped-query attention and a gated MLP.
+
+    ropes: by layer type. norm_offset: added to every norm scale (Gemma stores w - 1). post_norms: the branch outputs
+    are normed before the residual addition (Gemma). embed_scale multiplies embeddings. window: keys that a sliding
+    layer sees, counting the current one. activation: "silu" or "gelu_tanh".
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    ropes: tuple[tuple[str, Rope], ...]
+    layer_types: tuple[str, ...] = ()
+    window: int = 0
+    norm_eps: float = 1e-5
+    norm_offset: float = 0.0
+    qk_norm: bool = False
+    post_norms: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tied: bool = True
+    activation: str = "silu"
+    embed_scale: float = 1.0
+    attn_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads or self.head_dim % 2:
+            raise CheckpointError(
+                f"The config has {self.num_heads} heads, {self.num_kv_heads} key heads and head_dim {self.head_dim}.",
+                hint="Key heads must divide heads and head_dim must be even.",
+            )
+        if self.activation not in ("silu", "gelu_tanh"):
+            raise CheckpointError(f"Unknown activation {self.activation!r}.", hint="Expected silu or gelu_tanh.")
+        if not self.layer_types:
+            object.__setattr__(self, "layer_types", (FULL,) * self.num_layers)
+        if not self.attn_scale:
+            object.__setattr__(self, "attn_scale", self.head_dim**-0.5)
+        kinds = {kind for kind, _ in self.ropes}
+        if len(self.layer_types) != self.num_layers or not set(self.layer_types) <= kinds:
+            raise CheckpointError(
+                f"The config lists {len(self.layer_types)} layer types {sorted(set(self.layer_types))} "
+                f"for {self.num_layers} layers and ropes for {sorted(kinds)}."
+            )
+        if SLIDING in self.layer_types and self.window < 1:
+            raise CheckpointError("The config has sliding layers but no sliding window.")
+
+    def window_of(self, layer: int) -> int:
+        """Keys that layer sees; 0 for all."""
+        return self.window if self.layer_types[layer] == SLIDING else 0
+
+
+def rope(head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None) -> Rope:
+    """Rotary frequencies; scaling as in `rope_scaling` or `rope_parameters` of config.json.
+
+    Kinds: default, linear (positions divided by factor), llama3 (Llama 3.1: low frequencies divided, a smooth middle).
+
+    Raises:
+        CheckpointError: another kind.
+    """
+    base = [theta ** (-i / head_dim) for i in range(0, head_dim, 2)]
+    scaling = scaling or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind == "default":
+        return Rope(tuple(base))
+    if kind == "linear":
+        return Rope(tuple(f / float(scaling["factor"]) for f in base))
+    if kind == "llama3":
+        return Rope(tuple(_llama3(f, scaling) for f in base))
+    raise CheckpointError(f"Unknown rope scaling {kind!r}.", hint="Supported: default, linear, llama3.")
+
+
+def _llama3(frequency: float, scaling: Mapping[str, Any]) -> float:
+    factor, old = float(scaling["factor"]), float(scaling["original_max_position_embeddings"])
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    wavelength = 2 * math.pi / frequency
+    if wavelength < old / high:
+        return frequency
+    if wavelength > old / low:
+        return frequency / factor
+    smooth = (old / wavelength - low) / (high - low)
+    return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+def rope_of(config: Mapping[str, Any], head_dim: int, *, default_theta: float = 10_000.0) -> Rope:
+    """The rope of a config.json: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`."""
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = parameters.get("rope_theta") or config.get("rope_theta") or default_theta
+    return rope(head_dim, float(theta), parameters)

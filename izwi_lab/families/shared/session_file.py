@@ -1,0 +1,96 @@
+"""Sessions on disk: arrays of the state as safetensors, everything else as JSON in its metadata. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from izwi_lab.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from izwi_lab.families.shared.steps import Session
+
+_KIND = "izwi-session-1"
+_PLAIN = ("seed", "tokens", "prompt_ids", "position", "done", "finish_reason", "max_tokens")
+
+
+def save_session(session: Session, path: Path) -> None:
+    """Write `session` to `path`, whole or not at all."""
+    from safetensors.numpy import save
+
+    from izwi_lab.artifacts.atomic import written
+
+    arrays: dict[str, np.ndarray] = {}
+    notes = {
+        "state": _plan(session.state, "state", arrays, session),
+        "rng": _plan(session.rng.bit_generator.state, "rng", arrays, session),
+        "codes": _plan(session.codes, "codes", arrays, session),
+        **{name: getattr(session, name) for name in _PLAIN},
+    }
+    with written(path) as file:
+        file.write(save(arrays, metadata={"kind": _KIND, "session": json.dumps(notes)}))
+
+
+def load_session(session: Session, path: Path) -> None:
+    """Fill `session` from `path`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != _KIND:
+                raise CheckpointError(f"{path} is not a saved session.", hint="Expected a file of Session.save().")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        notes = json.loads(metadata["session"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"Cannot read the session {path}: {error}.") from None
+    if (held := _outline(session.state)) != (found := _outline(notes["state"])) and held and found:
+        raise CheckpointError(f"{path} was saved by another model: its state holds {found}, expected {held}.")
+    session.state = _build(notes["state"], arrays, session)
+    session.codes = _build(notes["codes"], arrays, session)
+    session.rng.bit_generator.state = _build(notes["rng"], arrays, session)
+    for name in _PLAIN:
+        setattr(session, name, notes[name])
+    session.last = None
+
+
+def _plan(value: Any, name: str, arrays: dict[str, np.ndarray], session: Session) -> Any:
+    """The JSON form of a tree; arrays go to `arrays` and leave {"array": name, "dtype": ...}."""
+    if isinstance(value, Mapping):
+        return {"map": {k: _plan(v, f"{name}.{k}", arrays, session) for k, v in value.items()}}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_plan(v, f"{name}.{i}", arrays, session) for i, v in enumerate(value)]}
+    if isinstance(value, np.ndarray):
+        arrays[name] = np.ascontiguousarray(value)
+        return {"array": name, "host": True}
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        arrays[name] = np.ascontiguousarray(session.backend.numpy(value))
+        return {"array": name, "dtype": str(value.dtype).rpartition(".")[2]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise CheckpointError(f"This session cannot be saved: {name} is a {type(value).__name__}.")
+
+
+def _build(plan: Any, arrays: Mapping[str, np.ndarray], session: Session) -> Any:
+    if "map" in plan:
+        return {k: _build(v, arrays, session) for k, v in plan["map"].items()}
+    if "list" in plan:
+        return [_build(v, arrays, session) for v in plan["list"]]
+    if "tuple" in plan:
+        return tuple(_build(v, arrays, session) for v in plan["tuple"])
+    if "array" in plan:
+        array = arrays[plan["array"]]
+        return array if plan.get("host") else session.backend.array(array, dtype=plan["dtype"])
+    return plan["value"]
+
+
+def _outline(tree: Any) -> list[str]:
+    """The names at the top of a state, or of its plan."""
+    if isinstance(tree, Mapping):
+        return sorted(str(k) for k in tree.get("map", tree))
+    return []
