@@ -88,7 +88,13 @@ def test_long_segment_with_word_times_is_split_at_sentences():
     assert all(len(c.text) <= CUE_CHARS and c.end_s - c.start_s <= CUE_S for c in found)
     assert found[0].start_s == 0.0 and found[-1].end_s == heard.words[-1].end_s
     for lines in (c[3] for c in parse_srt(heard.to_srt())):
-        assert len(lines) <= 3 and all(len(line) <= LINE_CHARS for line in lines)
+        assert len(lines) <= 2 and all(len(line) <= LINE_CHARS for line in lines)
+
+
+def test_cues_of_one_segment_are_even():
+    text = "Every evening, just before sunset, the keeper climbed the narrow stairs and lit the great lamp."
+    first, second = cues(transcript(Segment(0, 0.0, 8.0, text, words(text))))
+    assert len(second.text) > 0.6 * len(first.text) and f"{first.text} {second.text}" == text
 
 
 def test_long_segment_without_word_times_keeps_its_own_times():

@@ -55,7 +55,8 @@ class TorchBackend:
     def numpy(self, array: torch.Tensor) -> np.ndarray:
         """Device to host; see Backend.numpy."""
         host = array.detach().to("cpu")
-        return (host.float() if host.is_floating_point() else host).numpy()
+        values: np.ndarray = (host.float() if host.is_floating_point() else host).numpy()
+        return values
 
     def net(
         self,

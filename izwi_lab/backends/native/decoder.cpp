@@ -4,11 +4,10 @@
 // rounding of activations, the residual stream) every thread computes for itself, which saves more barriers.
 // The key and value caches are the caller's, [kv_heads, capacity, head_dim], so plain steps and these can be mixed.
 #include <algorithm>
-#include <atomic>
 #include <omp.h>
-#include <sched.h>
 
 #include "affine.h"
+#include "barrier.h"
 
 extern "C" {
 struct Layer {
@@ -28,31 +27,6 @@ struct Model {
 }
 
 namespace {
-
-inline void relax() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
-
-// Spins first (the others are microseconds away), then yields, so a busy machine loses little.
-struct Barrier {
-    alignas(64) std::atomic<int> count{0};
-    alignas(64) std::atomic<int> phase{0};
-    void wait(int team) {
-        if (team == 1) return;
-        const int now = phase.load(std::memory_order_acquire);
-        if (count.fetch_add(1, std::memory_order_acq_rel) == team - 1) {
-            count.store(0, std::memory_order_relaxed);
-            phase.store(now + 1, std::memory_order_release);
-            return;
-        }
-        for (int spins = 0; phase.load(std::memory_order_acquire) == now; spins++)
-            if (spins < 4000) relax(); else sched_yield();
-    }
-};
 
 // e^x to 2 ulp (Cephes polynomial), in a form the compiler vectorises.
 inline float fast_exp(float x) {

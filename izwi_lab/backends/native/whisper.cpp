@@ -12,6 +12,7 @@
 #include <cstring>
 #include <vector>
 #include <omp.h>
+#include "barrier.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -189,9 +190,15 @@ inline Range product(int M, const float* x, int K, const W* w, const float* bias
     return r;
 }
 
+// This thread's share of n equal pieces of work.
+inline Range part(int n) {
+    const int threads = omp_get_num_threads(), me = omp_get_thread_num();
+    return {int(int64_t(n) * me / threads), int(int64_t(n) * (me + 1) / threads)};
+}
+
 inline void norm(int M, int D, const float* x, const float* g, const float* b, float* y) {
-#pragma omp for schedule(static)
-    for (int m = 0; m < M; m++) {
+    const Range rows = part(M);
+    for (int m = rows.from; m < rows.to; m++) {
         const float* in = x + int64_t(m) * D;
         float* out = y + int64_t(m) * D;
         double total = 0, square = 0;
@@ -268,42 +275,47 @@ void run(const Call& c) {
     std::vector<float> memory(size_t(M) * (5 * D + c.ffn) + size_t(c.outs) * D);
     float *x = memory.data(), *y = x + size_t(M) * D, *q = y + size_t(M) * D, *k = q + size_t(M) * D, *v = k + size_t(M) * D;
     float *h = v + size_t(M) * D, *last = h + size_t(M) * c.ffn;
+    Barrier barrier;
 #pragma omp parallel
     {
+        const int team = omp_get_num_threads();
+        const auto meet = [&] { barrier.wait(team); };
+        const Range rows = part(M), heads = part(M * H), outs = part(c.outs);
         std::vector<float> scratch(size_t(c.C > c.F ? c.C : c.F));
-#pragma omp for schedule(static)
-        for (int m = 0; m < M; m++)
+        for (int m = rows.from; m < rows.to; m++)
             for (int i = 0; i < D; i++)
                 x[int64_t(m) * D + i] = widen(mat(tail + EMBED)[int64_t(c.tokens[m]) * D + i]) +
                                         f32(tail + POSITIONS)[int64_t(c.positions[m]) * D + i];
+        meet();
         for (int layer = 0; layer < c.L; layer++) {
             const int64_t w = int64_t(layer) * PER_LAYER, self = int64_t(layer) * H * c.C * E, cross = int64_t(layer) * H * c.F * E;
             norm(M, D, x, f32(w + LN1_G), f32(w + LN1_B), y);
+            meet();
             product(M, y, D, mat(w + Q_W), f32(w + Q_B), D, q, D, false);
             product(M, y, D, mat(w + K_W), nullptr, D, k, D, false);
             product(M, y, D, mat(w + V_W), f32(w + V_B), D, v, D, false);
-#pragma omp barrier
-#pragma omp for schedule(static)
-            for (int t = 0; t < M * H; t++) {
+            meet();
+            for (int t = heads.from; t < heads.to; t++) {
                 const int m = t / H, head = t % H;
                 const int64_t at = self + (int64_t(head) * c.C + c.positions[m]) * E, from = int64_t(m) * D + head * E;
                 std::memcpy((float*)c.self_k[m] + at, k + from, sizeof(float) * E);
                 std::memcpy((float*)c.self_v[m] + at, v + from, sizeof(float) * E);
             }
-#pragma omp for schedule(static)
-            for (int t = 0; t < M * H; t++) {
+            meet();
+            for (int t = heads.from; t < heads.to; t++) {
                 const int m = t / H, head = t % H;
                 const int64_t at = self + int64_t(head) * c.C * E;
                 attend((const float*)q + int64_t(m) * D + head * E, (const float*)c.self_k[m] + at,
                        (const float*)c.self_v[m] + at, c.positions[m] + 1, E, scratch.data(), y + int64_t(m) * D + head * E, nullptr);
             }
+            meet();
             product(M, y, D, mat(w + O_W), f32(w + O_B), D, x, D, true);
-#pragma omp barrier
+            meet();
             norm(M, D, x, f32(w + LN2_G), f32(w + LN2_B), y);
+            meet();
             product(M, y, D, mat(w + CQ_W), f32(w + CQ_B), D, q, D, false);
-#pragma omp barrier
-#pragma omp for schedule(static)
-            for (int t = 0; t < M * H; t++) {
+            meet();
+            for (int t = heads.from; t < heads.to; t++) {
                 const int m = t / H, head = t % H;
                 const int64_t at = cross + int64_t(head) * c.F * E;
                 float* raw = nullptr;
@@ -313,25 +325,28 @@ void run(const Call& c) {
                 attend(q + int64_t(m) * D + head * E, (const KV*)c.cross_k[m] + at, (const KV*)c.cross_v[m] + at, c.F, E,
                        scratch.data(), y + int64_t(m) * D + head * E, raw);
             }
+            meet();
             product(M, y, D, mat(w + CO_W), f32(w + CO_B), D, x, D, true);
-#pragma omp barrier
+            meet();
             norm(M, D, x, f32(w + LN3_G), f32(w + LN3_B), y);
+            meet();
             const Range r = product(M, y, D, mat(w + F1_W), f32(w + F1_B), c.ffn, h, c.ffn, false);
             for (int m = 0; m < M; m++) {
                 float* row = h + int64_t(m) * c.ffn;
 #pragma omp simd
                 for (int n = r.from; n < r.to; n++) row[n] = gelu(row[n]);
             }
-#pragma omp barrier
+            meet();
             product(M, h, c.ffn, mat(w + F2_W), f32(w + F2_B), D, x, D, true);
-#pragma omp barrier
+            meet();
         }
         norm(M, D, x, f32(tail + LN_G), f32(tail + LN_B), y);
-#pragma omp for schedule(static)
-        for (int o = 0; o < c.outs; o++) {
+        meet();
+        for (int o = outs.from; o < outs.to; o++) {
             std::memcpy(last + int64_t(o) * D, y + int64_t(c.out_rows[o]) * D, sizeof(float) * D);
             std::memcpy(c.hidden + int64_t(o) * D, y + int64_t(c.out_rows[o]) * D, sizeof(float) * D);
         }
+        meet();
         product(c.outs, last, D, mat(tail + EMBED), nullptr, c.V, c.logits, c.V, false);
     }
 }

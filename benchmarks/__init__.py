@@ -1,0 +1,1 @@
+"""Benchmarks of izwi_lab beside its peers. Run from the project's root."""

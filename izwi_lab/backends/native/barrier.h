@@ -1,0 +1,33 @@
+// A barrier for the threads of one parallel region.
+#pragma once
+#include <atomic>
+#include <sched.h>
+
+namespace {
+
+inline void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Spins first (the others are microseconds away), then yields, so a busy machine loses little.
+struct Barrier {
+    alignas(64) std::atomic<int> count{0};
+    alignas(64) std::atomic<int> phase{0};
+    void wait(int team) {
+        if (team == 1) return;
+        const int now = phase.load(std::memory_order_acquire);
+        if (count.fetch_add(1, std::memory_order_acq_rel) == team - 1) {
+            count.store(0, std::memory_order_relaxed);
+            phase.store(now + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; phase.load(std::memory_order_acquire) == now; spins++)
+            if (spins < 4000) relax(); else sched_yield();
+    }
+};
+
+}  // namespace

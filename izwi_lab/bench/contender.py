@@ -1,0 +1,147 @@
+"""What is timed: a Workload, the Contender that does it, and the Measurement it hands back.
+
+A contender is named by a `ContenderSpec`, which travels to a worker process as JSON and is built there, so that the
+orchestrating process never imports a framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One piece of work that every contender does alike. `data` is plain JSON; `title` says it to a reader."""
+
+    name: str
+    task: str
+    title: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run. Seconds are wall time; what a contender cannot tell is None.
+
+    first_s: to the first token or first audio. prefill_s ends when the first token is known, decode_s spans the
+    `tokens` after it. audio_s: seconds of audio made or heard. cpu_s: processor seconds, filled in by the worker.
+    quality: word error rate. input, output: digests of what was read and what came out, to see that contenders agree.
+    others: share of the machine's processors that other programs used meanwhile, filled in by the harness.
+    """
+
+    total_s: float
+    first_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    audio_s: float | None = None
+    prompt_tokens: int = 0
+    tokens: int = 0
+    cpu_s: float | None = None
+    quality: float | None = None
+    input: str = ""
+    output: str = ""
+    others: float | None = None
+
+    @property
+    def real_time(self) -> float | None:
+        """Seconds of audio per second of work: 2.0 is twice as fast as listening."""
+        return self.audio_s / self.total_s if self.audio_s and self.total_s else None
+
+    @property
+    def prefill_tps(self) -> float | None:
+        """Prompt tokens read per second."""
+        return self.prompt_tokens / self.prefill_s if self.prefill_s and self.prompt_tokens else None
+
+    @property
+    def decode_tps(self) -> float | None:
+        """Tokens generated per second after the first."""
+        return self.tokens / self.decode_s if self.decode_s and self.tokens else None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure of a run. better: "higher" or "lower"."""
+
+    name: str
+    label: str
+    better: str
+    of: Callable[[Measurement], float | None]
+    digits: int = 2
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("real_time", "x real time", "higher", lambda m: m.real_time),
+    Metric("prefill_tps", "prefill tokens/s", "higher", lambda m: m.prefill_tps, 0),
+    Metric("decode_tps", "decode tokens/s", "higher", lambda m: m.decode_tps, 1),
+    Metric("first_s", "first output s", "lower", lambda m: m.first_s, 3),
+    Metric("total_s", "total s", "lower", lambda m: m.total_s),
+    Metric("cpu_s", "processor s", "lower", lambda m: m.cpu_s),
+    Metric("quality", "word error", "lower", lambda m: m.quality, 3),
+)
+
+
+class Contender(Protocol):
+    """Something that can do a workload. Built in its own process from a ContenderSpec's options."""
+
+    def load(self) -> Mapping[str, Any]:
+        """Get ready; timed as the load time. Returns facts worth recording (plan, threads, dtype), plain JSON."""
+
+    def run(self, workload: Workload) -> Measurement:
+        """Do the work once, from a clean state."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContenderSpec:
+    """How to build a contender: `target` is "module:Class", called with `options` as keywords.
+
+    role: "ours" or "peer". unavailable: a reason known beforehand; such a contender is recorded and never started.
+    search_path: folders put on the worker's import path. Options may hold paths; the record keeps only `settings`.
+    """
+
+    name: str
+    target: str
+    role: str = "peer"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    search_path: tuple[str, ...] = ()
+    unavailable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """All that was learnt about one contender on one workload.
+
+    status: "ok", "missing" (not installed, no such device), "failed" or "timeout"; `reason` says more.
+    prepare_s: the first load, which may convert a checkpoint; load_s: the loads after it, each in a fresh process.
+    peak_bytes: the process's highest resident memory; device_bytes: the framework's memory on an accelerator.
+    discarded: runs not kept because other programs disturbed the round they belong to.
+    """
+
+    contender: str
+    role: str
+    status: str
+    reason: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    prepare_s: float | None = None
+    load_s: tuple[float, ...] = ()
+    loaded_bytes: int = 0
+    peak_bytes: int = 0
+    device_bytes: int = 0
+    runs: tuple[Measurement, ...] = ()
+    discarded: int = 0
+    packages: tuple[str, ...] = ()
+
+
+def plain(value: Any) -> Any:
+    """A dataclass or mapping as plain JSON containers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value

@@ -1,0 +1,80 @@
+"""Median and spread of a few runs, and ratios formed run by run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from izwi_lab.bench.contender import METRICS, CaseResult, Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The middle of some runs and how far they lie apart."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Ours divided by a peer's, run by run. better: "higher" or "lower" is better for us."""
+
+    metric: str
+    ours: str
+    peer: str
+    better: str
+    spread: Spread
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Median, minimum and maximum; None without values."""
+    return Spread(statistics.median(values), min(values), max(values), len(values)) if values else None
+
+
+def values_of(case: CaseResult, metric: Metric) -> list[float]:
+    """The metric of every run that has it."""
+    return [value for run in case.runs if (value := metric.of(run)) is not None]
+
+
+def ratio(ours: CaseResult, peer: CaseResult, metric: Metric) -> Ratio | None:
+    """Run i of ours over run i of the peer: neighbours in time. None where either lacks the figure."""
+    pairs = [(metric.of(a), metric.of(b)) for a, b in zip(ours.runs, peer.runs, strict=False)]
+    found = spread([a / b for a, b in pairs if a is not None and b])
+    return Ratio(metric.name, ours.contender, peer.contender, metric.better, found) if found else None
+
+
+def ratios(cases: Sequence[CaseResult], *, reference: CaseResult | None = None) -> list[Ratio]:
+    """Every metric of every case of ours against every peer, peak memory and load time included.
+
+    reference: compare all other cases with this one instead of ours with the peers.
+    """
+    if reference is None:
+        couples = [(a, b) for a in cases for b in cases if a.role == "ours" and b.role == "peer"]
+    else:
+        couples = [(a, reference) for a in cases if a is not reference]
+    found: list[Ratio] = []
+    for a, b in couples:
+        if not (a.runs and b.runs):
+            continue
+        found += [r for metric in METRICS if (r := ratio(a, b, metric)) is not None]
+        found += _of_process(a, b)
+    return found
+
+
+def _of_process(a: CaseResult, b: CaseResult) -> list[Ratio]:
+    loads = [x / y for x, y in zip(a.load_s, b.load_s, strict=False) if y]
+    peaks = [a.peak_bytes / b.peak_bytes] if a.peak_bytes and b.peak_bytes else []
+    return [
+        Ratio(name, a.contender, b.contender, "lower", found)
+        for name, found in (("load_s", spread(loads)), ("peak_bytes", spread(peaks)))
+        if found
+    ]
+
+
+def same_input(cases: Sequence[CaseResult]) -> bool:
+    """True when every run of every case read the same ids or samples."""
+    return len({run.input for case in cases for run in case.runs}) <= 1
