@@ -60,7 +60,8 @@ class AffineTensor:
     """A matrix [out, in] in affine groups along `in`: w = q * scale + bias, q unsigned of `bits` bits (4 or 8).
 
     q: uint32 [out, in * bits / 32], first value in the lowest bits (the MLX packing); scales, biases: float32, or
-    float16 where that is exact, [out, in / group_size]. GGUF Q4_0, Q4_1 and Q8_0 map onto it exactly, as do MLX 4 and 8 bit checkpoints.
+    float16 where that is exact, [out, in / group_size]. GGUF Q4_0, Q4_1 and Q8_0 map onto it exactly, as do 4 and
+    8 bit MLX checkpoints.
     """
 
     q: np.ndarray
