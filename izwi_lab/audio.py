@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -46,10 +48,8 @@ class Audio:
                 f"Audio expects float samples [S], got {samples.dtype} {list(samples.shape)}.",
                 hint="Audio.from_samples converts integers and channels.",
             )
-        if self.rate_hz <= 0 or int(self.rate_hz) != self.rate_hz:
-            raise AudioError(f"rate_hz expects a positive whole number, got {self.rate_hz!r}.")
+        object.__setattr__(self, "rate_hz", _whole_rate(self.rate_hz))
         object.__setattr__(self, "samples", np.ascontiguousarray(samples, np.float32))
-        object.__setattr__(self, "rate_hz", int(self.rate_hz))
 
     @classmethod
     def open(
@@ -70,12 +70,17 @@ class Audio:
             MissingExtraError: the format needs PyAV (plain WAV does not).
         """
         if isinstance(source, (str, os.PathLike)):
-            return cls._open_path(Path(source).expanduser(), max_s, max_bytes, allow_damaged)
+            return cls._open_path(_expanded(source), max_s, max_bytes, allow_damaged)
         if isinstance(source, (bytes, bytearray, memoryview)):
             name, body = "The audio", bytes(source)
             if len(body) > max_bytes:
                 raise _too_big(name, len(body), max_bytes)
         else:
+            if not callable(getattr(source, "read", None)):
+                raise AudioError(
+                    f"Audio.open expects a path, bytes or an open binary file, got {type(source).__name__}.",
+                    hint="Audio.from_samples takes arrays.",
+                )
             name = repr(str(source.name)) if isinstance(getattr(source, "name", None), str) else "The audio"
             body = _read_capped(source, name, max_bytes)
         return cls(*audio_formats.decode(io.BytesIO(body), name=name, max_s=max_s, allow_damaged=allow_damaged))
@@ -83,11 +88,11 @@ class Audio:
     @classmethod
     def _open_path(cls, path: Path, max_s: float, max_bytes: int, allow_damaged: bool) -> Self:
         name = repr(str(path))
-        if not path.exists():
-            raise AudioError(f"There is no file {name}.", hint="Check the path.")
-        if path.is_dir():
-            raise AudioError(f"{name} is a folder.", hint="Pass one audio file.")
         try:
+            if not path.exists():
+                raise AudioError(f"There is no file {name}.", hint="Check the path.")
+            if path.is_dir():
+                raise AudioError(f"{name} is a folder.", hint="Pass one audio file.")
             with path.open("rb") as file:
                 if not file.seekable():  # a FIFO or /dev/stdin
                     body = _read_capped(file, name, max_bytes)
@@ -96,7 +101,7 @@ class Audio:
                     raise _too_big(name, size, max_bytes)
                 return cls(*audio_formats.decode(file, name=name, max_s=max_s, allow_damaged=allow_damaged))
         except OSError as error:
-            raise AudioError(f"{name} cannot be read: {error.strerror}.", hint="Check its permissions.") from error
+            raise AudioError(f"{name} cannot be read: {error.strerror}.", hint="Check the path.") from error
 
     @classmethod
     def from_samples(cls, samples: Any, rate_hz: int) -> Self:
@@ -105,7 +110,12 @@ class Audio:
         Integers are scaled by their width, uint8 is offset by 128. Raises AudioError on NaN, infinity, an empty
         array, or a shape that is not one of these.
         """
-        array = np.asarray(samples)
+        try:
+            array = np.asarray(samples)
+        except ValueError as error:  # lists of unequal length
+            raise AudioError(
+                f"from_samples expects an array: {error}.", hint="Pad the channels to one length."
+            ) from error
         if array.ndim == 2 and 0 < array.shape[1] <= _MAX_CHANNELS:
             mono = _to_float(array).mean(axis=1)
         elif array.ndim == 1:
@@ -129,8 +139,9 @@ class Audio:
     @classmethod
     def silence(cls, seconds: float, rate_hz: int) -> Self:
         """Zeros."""
-        if not seconds >= 0:
-            raise AudioError(f"silence expects seconds >= 0, got {seconds}.")
+        if not 0 <= seconds <= MAX_S:
+            raise AudioError(f"silence expects 0 to {MAX_S:.0f} seconds, got {seconds}.")
+        rate_hz = _whole_rate(rate_hz)
         return cls(np.zeros(round(seconds * rate_hz), np.float32), rate_hz)
 
     @classmethod
@@ -171,15 +182,14 @@ class Audio:
         end_s = self.duration_s if end_s is None else end_s
         if not 0 <= start_s <= end_s:
             raise AudioError(f"between expects 0 <= start_s <= end_s, got {start_s} and {end_s}.")
-        start, stop = (min(round(second * self.rate_hz), len(self.samples)) for second in (start_s, end_s))
+        start, stop = (round(min(second, self.duration_s) * self.rate_hz) for second in (start_s, end_s))
         return type(self)(self.samples[start:stop], self.rate_hz)
 
     def resample(self, rate_hz: int) -> Self:
         """The same sound at another rate, band-limited (soxr, HQ: no aliases above -100 dB)."""
+        rate_hz = _whole_rate(rate_hz)
         if rate_hz == self.rate_hz:
             return self
-        if rate_hz <= 0 or int(rate_hz) != rate_hz:
-            raise AudioError(f"resample expects a positive whole rate_hz, got {rate_hz!r}.")
         if not len(self.samples):
             return type(self)(self.samples, rate_hz)
         resampled = audio_encoding.load_soxr().resample(self.samples, self.rate_hz, rate_hz, quality="HQ")
@@ -200,19 +210,23 @@ class Audio:
 
         The file appears whole or not at all: it is written beside its place and then moved there.
         """
-        target = Path(path).expanduser()
+        target = _expanded(path)
         kind = audio_encoding.format_name(format) if format else audio_encoding.format_of(target)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.partial")
         try:
             with partial.open("wb") as file:
                 audio_encoding.encode(self, kind, file, bitrate=bitrate)
             partial.replace(target)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+            if isinstance(error, AudioError):
+                raise
             raise AudioError(
-                f"Cannot write {str(target)!r}: {error.strerror or error}.", hint="Check the folder and the free space."
+                f"Cannot write {str(target)!r}: {getattr(error, 'strerror', None) or error}.",
+                hint="Check the folder and the free space.",
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError, ValueError):  # a name that could not be made cannot be removed either
+                partial.unlink(missing_ok=True)
         return target
 
     def play(self, *, embed: bool | None = None) -> rendering.Player:
@@ -240,6 +254,17 @@ class Audio:
         return rendering.audio_html(self)
 
 
+def _whole_rate(rate_hz: Any) -> int:
+    if isinstance(rate_hz, (int, float, np.number)) and 0 < rate_hz < math.inf and int(rate_hz) == rate_hz:
+        return int(rate_hz)
+    raise AudioError(f"rate_hz expects a positive whole number, got {rate_hz!r}.", hint="Rates are in hertz: 24000.")
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    """With the home folder for "~"; the name of an unknown user stays as it is, and is then not found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError there
+
+
 def _to_float(array: np.ndarray) -> np.ndarray:
     """Integers to +-1 by their width; floats as they are."""
     if array.dtype.kind == "f":
@@ -254,6 +279,8 @@ def _to_float(array: np.ndarray) -> np.ndarray:
 def _read_capped(file: BinaryIO, name: str, max_bytes: int) -> bytes:
     parts, total = [], 0
     while part := file.read(_READ_BYTES):
+        if not isinstance(part, bytes):
+            raise AudioError(f"{name} is open as text, not as bytes.", hint="Open it with mode 'rb'.")
         parts.append(part)
         total += len(part)
         if total > max_bytes:

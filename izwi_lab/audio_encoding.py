@@ -36,6 +36,8 @@ _MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _AAC_RATES_HZ = (16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # below, a frame is over 64 ms
 _OPUS_RATES_HZ = (8000, 12000, 16000, 24000, 48000)
 
+_MIN_BITRATE, _MAX_BITRATE = 8_000, 256_000  # what mp3, opus and aac all take for one channel
+
 FORMATS: dict[str, Format] = {
     "wav": Format("audio/wav"),
     "pcm": Format("audio/pcm"),
@@ -50,7 +52,7 @@ ALIASES = {"wave": "wav", "ogg": "opus", "oga": "opus", "raw": "pcm", "mp4": "m4
 
 def format_name(name: str) -> str:
     """The key of FORMATS for a format name, a suffix or an alias; raises AudioError when there is none."""
-    key = name.lower().lstrip(".")
+    key = name.lower().lstrip(".") if isinstance(name, str) else ""
     key = ALIASES.get(key, key)
     if key not in FORMATS:
         raise AudioError(f"Cannot write audio as {name!r}.", hint=f"Choose one of {', '.join(FORMATS)}.")
@@ -119,6 +121,11 @@ class Encoder:
             raise AudioError(f"float32 samples are for wav and pcm, not for {self.format}.", hint="Leave float32 out.")
         if bitrate is not None and not spec.bitrate:
             raise AudioError(f"{self.format} keeps every sample and takes no bitrate.", hint="Leave bitrate out.")
+        if bitrate is not None and not (isinstance(bitrate, int) and _MIN_BITRATE <= bitrate <= _MAX_BITRATE):
+            raise AudioError(
+                f"bitrate expects {_MIN_BITRATE} to {_MAX_BITRATE} bits per second, got {bitrate!r}.",
+                hint="64000 is plenty for speech.",
+            )
         if spec.container:
             out_hz = _codec_rate(rate_hz, spec)
             self._writer: PlainWriter | AvWriter = AvWriter(
@@ -162,7 +169,9 @@ class Encoder:
 
 
 def encode(audio: Audio, format: str, sink: Sink, *, float32: bool = False, bitrate: int | None = None) -> int:
-    """Encode a whole clip into sink; returns how many samples had to be clipped."""
+    """Encode a whole clip into sink; returns how many samples had to be clipped. Lossy formats need a sample."""
+    if not len(audio) and FORMATS[format_name(format)].bitrate:
+        raise AudioError(f"There are no samples to write as {format}.", hint="An empty clip can be a wav or a flac.")
     with Encoder(sink, format, audio.rate_hz, float32=float32, bitrate=bitrate) as encoder:
         encoder.write(audio)
     return encoder.clipped

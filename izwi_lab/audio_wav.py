@@ -16,7 +16,8 @@ from izwi_lab.errors import AudioError
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 UNKNOWN_SIZE = 0xFFFFFFFF  # what a writer that cannot seek back puts where a size belongs
-_BLOCK_FRAMES = 1 << 19  # frames converted at a time, so that a long file never exists twice in memory
+_BLOCK_BYTES = 1 << 22  # read and converted at a time: a long file never exists twice in memory, and a header that
+# claims 65,535 channels does not make us ask for the memory of them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,9 @@ def read_samples(file: BinaryIO, header: WavHeader, *, max_s: float, allow_damag
         raise too_long(promised / fmt.rate_hz, max_s)
     blocks: list[np.ndarray] = []
     frames = 0
+    block_frames = max(1, _BLOCK_BYTES // fmt.frame_bytes)
     while promised is None or frames < promised:
-        ask = _BLOCK_FRAMES if promised is None else min(_BLOCK_FRAMES, promised - frames)
+        ask = block_frames if promised is None else min(block_frames, promised - frames)
         raw = _read_fully(file, ask * fmt.frame_bytes)
         got = len(raw) // fmt.frame_bytes
         blocks.append(_to_mono(raw[: got * fmt.frame_bytes], fmt))

@@ -34,6 +34,8 @@ _GREY = "opacity:.75;font-size:90%"
 
 def describe_audio(audio: Audio) -> str:
     """Seconds, rate, peak, clipping: one line of plain text."""
+    if not math.isfinite(audio.peak):  # NaN is not more than 0 either, and must not be called silence
+        return f"{audio.duration_s:.2f} s, {audio.rate_hz / 1000:g} kHz, HOLDS NaN OR INFINITE SAMPLES"
     level = f"peak {audio.peak_dbfs:.1f} dBFS" if audio.peak > 0 else "silent"
     clipped = audio.clipped
     warning = f", CLIPPED ({clipped} samples at full scale)" if clipped else ""
@@ -61,7 +63,9 @@ def audio_html(audio: Audio, *, embed: bool | None = None, facts: str = "") -> s
         f'<img alt="waveform" width="{_WAVE_WIDTH}" height="{_WAVE_HEIGHT}" '
         f'src="data:image/png;base64,{_base64(waveform_png(audio))}">'
     ]
-    if embed if embed is not None else audio.duration_s <= EMBED_MAX_S:
+    if not len(audio) or not math.isfinite(audio.peak):
+        pass  # nothing that could be played; the line of facts says why
+    elif embed if embed is not None else audio.duration_s <= EMBED_MAX_S:
         mime, body = _playable(audio)
         parts.append(f'<audio controls src="data:{mime};base64,{_base64(body)}" style="width:{_WAVE_WIDTH}px"></audio>')
     else:

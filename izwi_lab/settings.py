@@ -62,7 +62,7 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     path = config_path(env)
     found: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for key, value in _read(path, named="IZWI_CONFIG" in env).items():
+    for key, value in _read(path, named=bool(env.get("IZWI_CONFIG"))).items():
         found[key], sources[key] = _checked(key, value, str(path)), str(path)
     for key, variable in _ENVIRONMENT.items():
         text = env.get(variable, "").strip()
@@ -109,7 +109,10 @@ def _text(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser()
+    try:
+        return Path(_text(value)).expanduser()
+    except RuntimeError as problem:  # "~nobody/models"
+        raise ValueError("there is no such user") from problem
 
 
 def _seconds(value: Any) -> float:
@@ -121,8 +124,11 @@ def _seconds(value: Any) -> float:
 def _bytes(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?i?B)?", value.strip(), re.I) if isinstance(value, str) else None
-    if match is None or (size := int(float(match[1]) * _UNITS[(match[2] or "").upper()])) < 1:
+    match = (
+        re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMG]?i?B)?", value.strip(), re.I) if isinstance(value, str) else None
+    )
+    unit = _UNITS.get((match[2] or "").upper()) if match else None
+    if match is None or unit is None or (size := int(float(match[1]) * unit)) < 1:
         raise ValueError("bytes were expected, such as 12000000000 or '12 GB'")
     return size
 

@@ -7,6 +7,7 @@ word times it stays one cue, because times inside it would be invented.
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ LINE_CHARS = 42
 CUE_CHARS = 2 * LINE_CHARS
 CUE_S = 7.0
 _EVEN_CUES = 8  # of one segment; among more, one short cue is not seen, and evening them out would take long
+_ARROW = re.compile(r"-{2,}>")  # of any length: a shorter arrow must not be left of a longer one
 _SENTENCE_END = (".", "!", "?", "…", "。", "！", "？")
 _CLAUSE_END = (",", ";", ":", "，", "、", "；")
 
@@ -126,7 +128,7 @@ def _drawn_back(pieces: list[str], start: int, stop: int) -> int:
 
 def _one_line(text: str) -> str:
     """One line without the arrow that both formats use as a sign: a blank line or an arrow would end the cue."""
-    return " ".join(text.split()).replace("-->", "->")
+    return _ARROW.sub("->", " ".join(text.split()))
 
 
 def _wrapped(text: str) -> str:

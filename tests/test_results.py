@@ -40,7 +40,7 @@ def parse_srt(text):
         match = re.fullmatch(r"(\d\d+):(\d\d):(\d\d),(\d{3}) --> (\d\d+):(\d\d):(\d\d),(\d{3})", times)
         h, m, s, ms, h2, m2, s2, ms2 = map(int, match.groups())
         start, end = ((h * 60 + m) * 60 + s) * 1000 + ms, ((h2 * 60 + m2) * 60 + s2) * 1000 + ms2
-        assert lines and all(lines) and "-->" not in "".join(lines)
+        assert lines and all(lines) and "-->" not in "\n".join(lines)
         found.append((int(number), start, end, lines))
     return found
 
@@ -117,6 +117,13 @@ def test_words_spelt_otherwise_than_the_text_lose_nothing():
     assert " ".join(c.text for c in found) == text.strip()
 
 
+@pytest.mark.parametrize("arrow", ["-->", "--->", "------>", "-->-->"])
+def test_no_arrow_is_left_of_a_longer_one(arrow):
+    heard = transcript(Segment(0, 0.0, 1.0, f"one {arrow} two"))
+    (_, _, _, lines), *others = parse_srt(heard.to_srt())
+    assert not others and lines[0].startswith("one ->") and lines[0].endswith("> two")
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(st.text("ab.,! -\n<&>é界", min_size=1, max_size=30), max_size=30), max_size=5), st.booleans())
 def test_any_text_gives_valid_ordered_cues_and_loses_no_letter(sentences, timed):
@@ -132,8 +139,8 @@ def test_any_text_gives_valid_ordered_cues_and_loses_no_letter(sentences, timed)
     assert all(start <= end for _, start, end, _ in found)
     assert all(a[1] <= b[1] for a, b in itertools.pairwise(found))
     shown = "".join("".join(lines) for *_, lines in found)
-    assert "".join(shown.split()) == "".join(" ".join(s.text.split()).replace("-->", "->") for s in segments).replace(
-        " ", ""
+    assert "".join(shown.split()) == "".join(
+        re.sub("-{2,}>", "->", " ".join(s.text.split())).replace(" ", "") for s in segments
     )
     assert heard.to_vtt().count(" --> ") == len(found)
 

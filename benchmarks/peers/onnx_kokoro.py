@@ -1,6 +1,6 @@
 """Peer: onnxruntime running the exported Kokoro graph, int8 as published or with float arithmetic.
 
-It is given the phonemes that ours makes from the text, so it does less work: it has no text front end.
+Both it and ours are handed the phonemes, so neither pays for a text front end.
 """
 
 from __future__ import annotations

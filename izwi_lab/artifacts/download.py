@@ -42,6 +42,7 @@ class Job:
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._waiters = 0
+        self._kept = False
 
     def progress(self) -> Progress:
         """Where the job is now; cheap, from any thread."""
@@ -51,6 +52,11 @@ class Job:
     def done(self) -> bool:
         """True when the job has ended, well or not."""
         return self._done.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """True once the job was cancelled, also while its work is still coming to its end."""
+        return self._token.cancelled
 
     def wait(self, timeout_s: float | None = None) -> LocalModel | None:
         """The model when the job has ended; None if it is still running after timeout_s.
@@ -69,16 +75,24 @@ class Job:
         """Stop the job soon, for everyone who waits for it. Finished packages and files stay for the next attempt."""
         self._token.cancel()
 
-    def join(self) -> None:
-        """Be counted among those who wait for this job."""
+    def join(self) -> bool:
+        """Be counted among those who wait for this job; False when it has been cancelled and is no use any more."""
         with self._lock:
+            if self.stopping:
+                return False
             self._waiters += 1
+            return True
+
+    def keep(self) -> None:
+        """Go on when nobody waits: who started the job wants the files, whatever others do that joined it."""
+        with self._lock:
+            self._kept = True
 
     def leave(self) -> None:
-        """Stop waiting; the last one to leave an unfinished job cancels it."""
+        """Stop waiting; the last one to leave an unfinished job that nobody keeps cancels it."""
         with self._lock:
             self._waiters -= 1
-            if self._waiters == 0 and not self.done:
+            if self._waiters == 0 and not self._kept and not self.done:
                 self.cancel()
 
     def run(self) -> None:
@@ -149,19 +163,26 @@ class DownloadManager:
         self._lock = threading.Lock()
 
     def start(self, variant: ModelVariant, source: str = "auto", *, root: Path | None = None) -> Job:
-        """Begin to fetch a model, or join the job that already does.
+        """Begin to fetch a model, or join the job that already does; it goes on until it ends or is cancelled.
+
+        A job that was cancelled and has not come to its end is not joined: the new one waits for it, then goes on.
 
         Raises:
             InvalidInputError: an unknown source, or an id that is no folder name.
             ArtifactError: the model is being fetched from another source.
         """
+        job = self._job_for(variant, source, root)
+        job.keep()
+        return job
+
+    def _job_for(self, variant: ModelVariant, source: str, root: Path | None) -> Job:
         if source not in ("auto", *SOURCES):
             raise InvalidInputError(f"Unknown source {source!r}.", hint=f"Choose auto, {' or '.join(SOURCES)}.")
         root = _resolved(root)
         model_folder(variant.id, root)  # refuses a hostile id before anything starts
         with self._lock:
             running = self._jobs.get((root, variant.id))
-            if running is not None and not running.done:
+            if running is not None and not running.done and not running.stopping:
                 if source not in (running.source, running.chosen, "auto"):
                     raise ArtifactError(
                         f"{variant.id} is already being fetched from {running.chosen}.",
@@ -274,8 +295,11 @@ def fetch(
         Cancelled: through `cancel`, or the job's own cancel.
         ArtifactError: what went wrong and what to do; UnreachableError and ChecksumError are kinds of it.
     """
-    job = manager().start(variant, source, root=root)
-    job.join()
+    job = manager()._job_for(variant, source, root)
+    while not job.join():  # somebody cancelled it between the two calls
+        if cancel is not None:
+            cancel.check()
+        job = manager()._job_for(variant, source, root)
     try:
         while (model := job.wait(_TICK_S)) is None:
             if cancel is not None:

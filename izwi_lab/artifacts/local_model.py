@@ -75,7 +75,12 @@ def local(folder: str | Path, *, variant: ModelVariant | None = None) -> LocalMo
     Raises:
         ArtifactError: no such folder, or no layout that is known.
     """
-    path = Path(folder).expanduser().absolute()
+    try:
+        path = Path(folder).expanduser().absolute()
+    except RuntimeError as error:  # "~nobody/model"
+        raise ArtifactError(
+            f"{folder} is not a folder: {str(error).rstrip('.')}.", hint="Check the user's name."
+        ) from None
     if not path.is_dir():
         raise ArtifactError(f"{path} is not a folder.", hint="Give the folder that holds config.json and the weights.")
     return LocalModel(variant, path, detect_layout(path), "local")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from izwi_lab.artifacts.atomic import written
+from izwi_lab.catalog.variant import Layout
 
 NAME = "izwi-manifest.json"
 _FORMAT = 1
@@ -58,14 +59,15 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of `folder`; None when it is absent, damaged or of another format."""
+    """The manifest of `folder`; None when it is absent, damaged, of another format or for an unknown layout."""
     try:
         values: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
         if values.pop("format") != _FORMAT:
             return None
         files = {str(n): StoredFile(int(f["bytes"]), str(f["sha256"])) for n, f in (values.pop("files") or {}).items()}
+        Layout(values["layout"])  # one that this version does not know cannot be opened by it either
         return Manifest(files=files, **values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 

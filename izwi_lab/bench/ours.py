@@ -12,6 +12,7 @@ from typing import Any
 from izwi_lab.bench.contender import Measurement, Workload
 from izwi_lab.bench.wer import word_error_rate
 from izwi_lab.bench.workloads import digest, read_samples
+from izwi_lab.catalog.variant import Family
 from izwi_lab.errors import WrongTaskError
 
 
@@ -112,12 +113,16 @@ class Ours:
         return Prompt(ids=ids[:n])
 
     def _tts(self, data: Mapping[str, Any]) -> Measurement:
-        """Streamed, text front end included."""
+        """Streamed. Kokoro is handed the phonemes, as its peers are; other families read the text."""
         model = self._model
-        prompt = model.tokenize(data["text"], voice=data["voice"], language=data["language"])
+        if model.variant.family == Family.KOKORO:
+            said = {"text": "", "phonemes": data["phonemes"], "voice": data["voice"]}
+        else:
+            said = {"text": data["text"], "voice": data["voice"], "language": data["language"]}
+        prompt = model.tokenize(**said)
         start_s = time.perf_counter()
         first_s, samples, rate_hz = 0.0, 0, 1
-        for chunk in model.stream(data["text"], voice=data["voice"], language=data["language"], seed=0):
+        for chunk in model.stream(**said, seed=0):
             first_s = first_s or self._now_s() - start_s
             samples += chunk.audio.samples.size
             rate_hz = chunk.audio.rate_hz

@@ -42,7 +42,7 @@ PROSE = (
 SENTENCE = (
     "The kettle began to sing while the rain ran down the window, and nobody in the kitchen wanted to speak first."
 )
-# What our text front end makes of SENTENCE; peers without one are handed this.
+# What our text front end makes of SENTENCE; Kokoro and its peers are handed this.
 PHONEMES = (
     "ðə kˈɛTᵊl bəɡˈæn tə sˈɪŋ wˌIl ðə ɹˈAn ɹˈæn dˌWn ðə wˈɪndO, ænd nˈObˌɑdi ɪn ðə kˈɪʧᵊn wˈɑntᵻd tə spˈik fˈɜɹst."
 )

@@ -48,7 +48,11 @@ def confirm(question: str) -> bool:
     """Ask at the terminal. Raises InvalidInputError where there is none to ask."""
     if not sys.stdin.isatty():
         raise InvalidInputError(f"{question} There is no terminal to ask.", hint="Pass -y to say yes.")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        note("")
+        return False
 
 
 def size(count: int) -> str:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from izwi_lab.cli import console
@@ -64,13 +65,27 @@ def engine(args: argparse.Namespace) -> Iterator[InferenceEngine]:
         yield made
 
 
+def path(text: str) -> Path:
+    """A path given by the user, with the home folder for "~"."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InvalidInputError(f"There is no folder {text!r}: no such user.", hint="Check the path.") from None
+
+
 def text_or_stdin(text: str, what: str) -> str:
     """The argument itself, or all of standard input for "-"."""
     if text != "-":
         return text
     if sys.stdin.isatty():
         console.note(f"Type {what}, then Ctrl-D.")
-    read = sys.stdin.read()
+    try:
+        read = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"Standard input is not {error.encoding} text: {error.reason} at byte {error.start}.",
+            hint="Convert it first, for example with iconv.",
+        ) from None
     if not read.strip():
         raise InvalidInputError(f"Standard input holds no {what}.", hint="Pipe it in, or give it instead of '-'.")
     return read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
@@ -13,7 +12,7 @@ from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import AudioError, InvalidInputError
 from izwi_lab.families.protocols import Model, RecognitionModel
 from izwi_lab.results import Segment, Transcript
-from izwi_lab.runtime.types import Limits, TranscriptionRequest
+from izwi_lab.runtime.types import Limits, TranscriptionRequest, check_number, check_text
 
 TASK = Task.ASR
 _TASKS = ("transcribe", "translate")
@@ -28,8 +27,9 @@ def check(request: TranscriptionRequest, limits: Limits) -> TranscriptionRequest
             raise InvalidInputError(f"{name} must be a str or None, got {type(value).__name__}.")
     if request.language is not None and not request.language.strip():
         raise InvalidInputError("language is empty.", hint="Use a code such as 'en', or None to detect it.")
-    if not (math.isfinite(request.temperature) and request.temperature >= 0):
-        raise InvalidInputError(f"temperature must be 0 or more, got {request.temperature!r}.")
+    if request.prompt is not None:
+        check_text("prompt", request.prompt)
+    check_number("temperature", request.temperature)
     return replace(request, audio=_opened(request, limits))
 
 

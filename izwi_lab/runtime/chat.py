@@ -9,8 +9,9 @@ from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.protocols import ChatModel, Model
+from izwi_lab.families.shared.sampling import Sampling
 from izwi_lab.results import ChatReply, TextDelta
-from izwi_lab.runtime.types import ChatRequest, Limits
+from izwi_lab.runtime.types import ChatRequest, Limits, check_text
 
 TASK = Task.CHAT
 _HINT = "Pass a string, or messages like {'role': 'user', 'content': 'Hello.'}."
@@ -29,14 +30,17 @@ def check(request: ChatRequest, limits: Limits) -> ChatRequest:
         )
     if isinstance(request.max_tokens, bool) or not isinstance(request.max_tokens, int) or request.max_tokens < 1:
         raise InvalidInputError(f"max_tokens must be a whole number of 1 or more, got {request.max_tokens!r}.")
-    if isinstance(request.stop, str) or not all(isinstance(s, str) and s for s in request.stop):
+    if request.sampling is not None and not isinstance(request.sampling, Sampling):
+        raise InvalidInputError(f"sampling must be a Sampling or None, got {request.sampling!r:.80}.")
+    stop: object = request.stop
+    if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise InvalidInputError(f"stop must be a list of non-empty strings, got {request.stop!r}.")
     return request
 
 
 def _texts(messages: str | Sequence[Mapping[str, object]]) -> list[str]:
     if isinstance(messages, str):
-        return [messages]
+        return [check_text("the message", messages)]
     if not isinstance(messages, Sequence) or not messages:
         raise InvalidInputError(
             f"messages must be a string or a list with a message, got {messages!r:.80}.", hint=_HINT
@@ -48,7 +52,7 @@ def _texts(messages: str | Sequence[Mapping[str, object]]) -> list[str]:
         content = message.get("content")
         if not isinstance(content, str):
             raise InvalidInputError(f"messages[{i}]: content must be a str, got {type(content).__name__}.", hint=_HINT)
-        texts.append(content)
+        texts.append(check_text(f"messages[{i}]", content))
     return texts
 
 

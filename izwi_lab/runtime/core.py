@@ -37,6 +37,7 @@ from izwi_lab.runtime.types import (
     ModelName,
     SpeechRequest,
     TranscriptionRequest,
+    check_seed,
 )
 from izwi_lab.settings import Settings
 
@@ -219,6 +220,7 @@ class EngineCore:
                 f"A request must be one of {[c.__name__ for c in _TASKS]}, got {type(request).__name__}."
             )
         token = self._token(request.cancel, request.timeout_s)
+        check_seed(request.seed)
         request = task.check(request, self.limits)
         route = self._route(request.model, task.TASK, request.backend, request.device, request.dtype)
         lease = self._acquire(route, token, download=request.download, progress=request.progress)

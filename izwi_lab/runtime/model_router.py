@@ -120,7 +120,13 @@ class ModelRouter:
         return catalog.get(name), None
 
     def _folder(self, path: Path) -> tuple[ModelVariant, Path]:
-        folder = path.expanduser().resolve()
+        try:
+            folder = path.expanduser().resolve()
+            folder.is_dir()  # raises for a name longer than any file can have
+        except (RuntimeError, OSError, ValueError) as error:  # no such user, a loop of links, a NUL in the name
+            raise UnknownModelError(
+                f"{str(path)!r} is no folder: {str(error).rstrip('.')}.", hint="Check the path."
+            ) from None
         known = self._brought.get(str(folder))
         if known is None:
             known = self._brought[str(folder)] = (recognise.folder(folder), folder)

@@ -13,7 +13,8 @@ class RequestToken(CancelToken):
     """
 
     def __init__(self, outer: CancelToken | None = None, *, timeout_s: float | None = None) -> None:
-        if timeout_s is not None and not timeout_s > 0:
+        number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
+        if timeout_s is not None and not (number and timeout_s > 0):
             raise InvalidInputError(f"timeout_s must be above 0, got {timeout_s!r}.", hint="Use None for no limit.")
         super().__init__(timeout_s=timeout_s)
         self._outer = outer

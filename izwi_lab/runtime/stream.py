@@ -24,8 +24,8 @@ class Stream(Generic[T]):
 
     Work happens only inside `next()`. When it is cancelled or late, `next()` raises Cancelled; a chat ends instead with
     a piece whose finish_reason is "cancelled". The end, an error, `close()`, leaving a `with` block or losing the last
-    reference stops the work and releases the model. `close()` may be called from any thread; a reader that waits for
-    a piece just then gets Cancelled, so that it cannot take what it has for the whole.
+    reference stops the work and releases the model. `close()` may be called from any thread; a reader on another one
+    then gets Cancelled, so that it cannot take what it has for the whole.
 
     >>> with engine.stream_speak("Hello there.") as chunks:    # doctest: +SKIP
     ...     for chunk in chunks:
@@ -49,6 +49,7 @@ class Stream(Generic[T]):
         self._lease, self._executor, self._token, self._measure = lease, executor, token, measure
         self._turn = threading.Lock()
         self._closed = False
+        self._closed_by: int | None = None  # the thread that called close() before the end was reached
         self._busy_s = self._first_s = self._audio_s = 0.0
         self._tokens = self._count = 0
 
@@ -58,6 +59,8 @@ class Stream(Generic[T]):
     def __next__(self) -> T:
         with self._turn:
             if self._closed:
+                if self._closed_by not in (None, threading.get_ident()):
+                    raise Cancelled("The stream was closed before its end, by another thread.")
                 raise StopIteration
             began = time.perf_counter()
             try:
@@ -102,6 +105,8 @@ class Stream(Generic[T]):
         """Stop the work after its current step and release the model."""
         self._token.cancel()
         with self._turn:
+            if not self._closed:
+                self._closed_by = threading.get_ident()
             self._finish()
 
     def _finish(self) -> None:

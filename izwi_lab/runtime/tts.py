@@ -11,7 +11,7 @@ from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.protocols import Model, SpeechModel
 from izwi_lab.results import AudioChunk, Speech
-from izwi_lab.runtime.types import Limits, SpeechRequest
+from izwi_lab.runtime.types import Limits, SpeechRequest, check_text
 
 TASK = Task.TTS
 
@@ -21,6 +21,7 @@ def check(request: SpeechRequest, limits: Limits) -> SpeechRequest:
     text = request.text
     if not isinstance(text, str):
         raise InvalidInputError(f"text must be a str, got {type(text).__name__}.", hint="Pass the words to say.")
+    check_text("text", text)
     if not text.strip():
         raise InvalidInputError("The text to say is empty.", hint="Pass at least one word.")
     if len(text) > limits.text_chars:

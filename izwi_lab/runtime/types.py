@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant, Task
+from izwi_lab.errors import InvalidInputError
 from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Timing, Transcript
 
 if TYPE_CHECKING:
@@ -35,6 +38,30 @@ Message: TypeAlias = Mapping[str, Any]
 AudioSource: TypeAlias = "Audio | str | Path | bytes | BinaryIO"
 GenerationResult: TypeAlias = Speech | Transcript | ChatReply
 GenerationItem: TypeAlias = AudioChunk | Segment | TextDelta
+
+
+def check_text(name: str, text: str) -> str:
+    """The text; raises InvalidInputError where it holds half a character, as bytes of another encoding leave behind."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{name} holds {text[error.start]!r} at character {error.start}, which is no character.",
+            hint="Decode the text with the encoding it was written in.",
+        ) from None
+    return text
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise InvalidInputError for what is not a finite number of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise InvalidInputError(f"{name} must be a number of 0 or more, got {value!r}.")
+
+
+def check_seed(seed: object) -> None:
+    """Raise InvalidInputError for what is neither None nor a whole number of 0 or more."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral) or int(seed) < 0):
+        raise InvalidInputError(f"seed must be a whole number of 0 or more, or None, got {seed!r}.")
 
 
 def _request_id() -> str:

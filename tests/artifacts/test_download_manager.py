@@ -276,3 +276,40 @@ def test_rate_and_time_left_leave_out_what_was_here() -> None:
     now[0] = 100.0  # stalled: no longer five hundred
     meter.at("new", 3000)
     assert meter.read().rate_bytes_s == 0.0 and meter.read().eta_s is None
+
+
+def test_a_fetch_never_joins_a_job_that_others_have_left(
+    shelf: Shelf, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who cancels must not take the next one with him, however long his job takes to notice."""
+    row, _, _ = two_npm(shelf)
+    noticed, real, deaf = threading.Event(), Meter.check, threading.Event()
+
+    def slow_to_notice(self: Meter) -> None:
+        if self.cancel.cancelled and not deaf.is_set():
+            noticed.set()
+            deaf.wait(20)
+        real(self)
+
+    monkeypatch.setattr(Meter, "check", slow_to_notice)
+    token, open_gate = CancelToken(), shelf.close(row.starter.packages[0])  # type: ignore[union-attr]
+    with pytest.raises(Cancelled):
+        artifacts.fetch(row, cancel=token, progress=lambda _: token.cancel())
+    old = artifacts.manager().job(row)
+    assert old is not None and noticed.wait(20) and not old.done and old.stopping and not old.join()
+    threading.Timer(0.3, deaf.set).start()
+    open_gate()
+    assert artifacts.fetch(row).source == "starter"
+    assert artifacts.manager().job(row) is not old
+
+
+def test_who_only_joins_a_job_cannot_end_it(shelf: Shelf, home: Path) -> None:
+    """A request that is given up must not take away a download that somebody started for its own sake."""
+    row, a, _ = two_npm(shelf)
+    open_gate = shelf.close(a)
+    job, token = artifacts.manager().start(row), CancelToken()
+    with pytest.raises(Cancelled):
+        artifacts.fetch(row, cancel=token, progress=lambda _: token.cancel())
+    assert not job.stopping and not job.done
+    open_gate()
+    assert job.wait(20) is not None

@@ -11,6 +11,7 @@ import pytest
 from fake_registry import variant
 
 from izwi_lab import artifacts
+from izwi_lab.artifacts.manifest import NAME, read_manifest
 from izwi_lab.artifacts.paths import model_folder, package_cache
 from izwi_lab.catalog.variant import Layout
 from izwi_lab.errors import ArtifactError
@@ -98,3 +99,28 @@ def test_looking_for_models_imports_nothing_heavy() -> None:
     assert set(artifacts.__all__) == set(artifacts._HOME)
     with pytest.raises(AttributeError, match="no attribute 'ghost'"):
         _ = artifacts.ghost
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"format": 1, "variant": "x", "source": "hub", "layout": "of-the-future", "files": {}}',
+        '{"format": 1, "variant": "x", "source": "hub", "layout": ["hf"], "files": {}}',
+        '{"format": 1, "variant": "", "source": "", "layout": "hf", "files": {"a": {"sha256": "", "bytes": Infinity}}}',
+        '{"format": 2, "variant": "x", "source": "hub", "layout": "hf", "files": {}}',
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    row = variant(None)
+    folder = tmp_path / row.id / "hub"
+    folder.mkdir(parents=True)
+    (folder / NAME).write_text(text)
+    assert read_manifest(folder) is None
+    assert artifacts.locate(row, root=tmp_path) is None
+
+
+def test_a_folder_of_a_user_who_does_not_exist() -> None:
+    with pytest.raises(ArtifactError, match="is not a folder"):
+        artifacts.local("~no-such-user-here/model")

@@ -106,11 +106,30 @@ def test_bitrate_changes_the_size():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_very_short_and_empty_clips_encode(name):
-    for length in (0, 1, 100):
+def test_very_short_clips_encode(name):
+    for length in (1, 100):
         body = Audio(np.full(length, 0.1, np.float32), 24000).encode(name)
         if name != "pcm" and length >= (100 if name == "m4a" else 1):  # FFmpeg's edit list drops a lone sample
             assert len(Audio.open(body)) >= length
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_empty_clip_is_a_valid_file_or_an_error(name, tmp_path):
+    empty = Audio(np.zeros(0, np.float32), 24000)
+    if name in ("wav", "pcm", "flac"):
+        body = empty.encode(name)
+        assert name == "pcm" or body[:4] in (b"RIFF", b"fLaC")
+        return
+    with pytest.raises(AudioError, match="no samples"):  # FFmpeg would write a file of 0 bytes
+        empty.save(tmp_path / f"a.{name}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bitrate", [0, -5, 1, 1.5, 10**12, "64k"])
+@pytest.mark.parametrize("name", ["mp3", "opus"])
+def test_a_bitrate_no_codec_takes_is_refused(name, bitrate):
+    with pytest.raises(AudioError, match="bits per second"):
+        speechlike().encode(name, bitrate=bitrate)
 
 
 # --- in pieces -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import os
 import re
 import struct
@@ -252,3 +253,64 @@ def test_file_object_is_read_from_where_it_stands():
     file = io.BytesIO(b"prefix" + tone(440).encode("wav"))
     file.seek(6)
     assert Audio.open(file).duration_s == 1.0
+
+
+@pytest.mark.parametrize("rate_hz", ["16000", None, math.nan, math.inf, 0, -8000, 16000.5])
+def test_a_rate_is_a_positive_whole_number(rate_hz):
+    for make in (Audio, Audio.from_samples):
+        with pytest.raises(AudioError, match="rate_hz expects"):
+            make(np.zeros(4, np.float32), rate_hz)
+    with pytest.raises(AudioError, match="rate_hz expects"):
+        tone(440).resample(rate_hz)
+    with pytest.raises(AudioError, match="rate_hz expects"):
+        Audio.silence(1.0, rate_hz)
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e15, -1])
+def test_silence_has_an_end(seconds):
+    with pytest.raises(AudioError, match="seconds"):
+        Audio.silence(seconds, RATE)
+
+
+def test_between_takes_an_open_end():
+    clip = tone(440, 0.5)
+    assert clip.between(0.25, math.inf) == clip.between(0.25)
+    assert len(clip.between(math.inf, math.inf)) == 0
+
+
+def test_lists_of_unequal_length_are_no_audio():
+    with pytest.raises(AudioError, match="expects an array"):
+        Audio.from_samples([[0.1, 0.2], [0.3]], RATE)
+
+
+@pytest.mark.parametrize("source", [None, 5, [0.0], np.zeros(5)])
+def test_open_says_what_it_takes(source):
+    with pytest.raises(AudioError, match="expects a path, bytes or an open binary file"):
+        Audio.open(source)
+
+
+def test_open_refuses_a_file_opened_as_text():
+    with pytest.raises(AudioError, match="open as text"):
+        Audio.open(io.StringIO("RIFF"))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "~no-such-user-here/a.wav", "a\0b.wav"])
+def test_impossible_file_names_are_plain_errors(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AudioError):
+        Audio.open(name)
+    with pytest.raises(AudioError, match="Cannot write"):
+        tone(440).save(name if name.endswith(".wav") else f"{name}.wav")
+    assert not list(tmp_path.iterdir())
+
+
+def test_samples_that_are_no_numbers_are_never_called_silent():
+    broken = Audio(np.array([np.nan, 1.0], np.float32), RATE)
+    assert "NaN" in repr(broken) and "silent" not in repr(broken)
+    page = broken._repr_html_()
+    assert "NaN" in page and "<audio" not in page
+
+
+def test_an_empty_clip_shows_itself_without_a_player():
+    page = Audio(np.zeros(0, np.float32), RATE)._repr_html_()
+    assert "0.00 s" in page and "<audio" not in page

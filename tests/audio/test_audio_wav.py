@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from izwi_lab import audio_formats
 from izwi_lab.audio import Audio
 from izwi_lab.errors import AudioError, MissingExtraError
 
@@ -210,3 +211,19 @@ def test_byte_cap_stops_an_endless_stream(no_av):
     with pytest.raises(AudioError, match="more than the cap"):
         Audio.open(Endless(), max_bytes=10_000_000)
     assert Endless.given < 13_000_000
+
+
+@pytest.mark.parametrize("announced", [0xFFFFFFFF, 0xFFFFFFF0])
+def test_a_header_of_many_channels_asks_for_no_more_memory_than_there_is_sound(announced):
+    asked = []
+
+    class Watched(io.BytesIO):
+        def read(self, size=-1):
+            asked.append(size)
+            return super().read(size)
+
+    body = riff(chunk(b"fmt ", fmt_body(1, 1, 32)[:2] + struct.pack("<HIIHH", 65535, RATE, 0, 0, 32)),
+                b"data" + struct.pack("<I", announced) + bytes(1000))  # fmt: skip
+    with pytest.raises(AudioError, match=r"no samples|is cut"):
+        audio_formats.decode(Watched(body), name="it", max_s=60)
+    assert max(asked) < 1 << 24

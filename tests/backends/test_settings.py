@@ -87,6 +87,9 @@ def test_an_empty_variable_is_not_set():
         "memory_budget = 0",
         "memory_budget = '0.1 B'",
         "memory_budget = '12 parsecs'",
+        "memory_budget = '12 iB'",
+        f"memory_budget = '{'9' * 400} GB'",
+        "models_dir = '~no-such-user-here/models'",
         "memory_budget = true",
         "backend = ",
     ],
@@ -137,3 +140,7 @@ def test_any_environment_is_read_or_raises_invalid_input(env):
     except InvalidInputError:
         return
     assert found.threads is None or found.threads >= 1
+
+
+def test_an_empty_name_of_a_file_is_no_name(tmp_path):
+    assert settings.load({"IZWI_CONFIG": ""}) == settings.Settings()

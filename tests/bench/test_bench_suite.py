@@ -172,9 +172,11 @@ class FakeModel:
         self.calls: list[str] = []
         self.backend = SimpleNamespace(synchronize=lambda: None, memory_bytes=lambda: 77)
         self.plan = SimpleNamespace(backend="torch", device="cpu", dtype="float32", quantisation="none", reason="fake")
+        self.variant = SimpleNamespace(family="kokoro")
         self.nbytes = 1000
 
-    def tokenize(self, text: str, **_: Any) -> Prompt:
+    def tokenize(self, text: str, **options: Any) -> Prompt:
+        self.calls.append(f"tokenize {text[:3]!r} {options.get('phonemes', '')[:3]!r}")
         return Prompt(ids=np.concatenate([[0], np.arange(1, 301), [0]]).astype(np.int32))
 
     def session(self, *, seed: int, max_tokens: int) -> str:
@@ -216,7 +218,7 @@ def loaded(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> Ours:
 def test_our_chat_prefills_once_and_decodes_each_token(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeModel()
     found = loaded(model, monkeypatch).run(workloads.chat(tokens=3))
-    assert model.calls == ["prefill 241", "sample", *["decode", "sample"] * 3]
+    assert model.calls[1:] == ["prefill 241", "sample", *["decode", "sample"] * 3]
     assert (found.prompt_tokens, found.tokens) == (241, 3)
     assert found.output == workloads.digest([5, 5, 5, 5])
     assert found.first_s is not None and found.decode_s is not None
@@ -233,6 +235,15 @@ def test_our_speech_counts_all_chunks_and_compares_phonemes_without_padding(monk
     assert found.audio_s == 3.0
     assert found.first_s is not None and 0 < found.first_s <= found.total_s
     assert found.input == workloads.digest(list(range(1, 301)))
+
+
+@pytest.mark.parametrize("family", ["kokoro", "qwen3_tts"])
+def test_only_kokoro_is_handed_phonemes(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, workload = FakeSpeaker(), workloads.tts()
+    model.variant = SimpleNamespace(family=family)
+    loaded(model, monkeypatch).run(workload)
+    text, phonemes = ("", workload.data["phonemes"][:3]) if family == "kokoro" else (workload.data["text"][:3], "")
+    assert model.calls == [f"tokenize {text!r} {phonemes!r}"]
 
 
 def test_our_transcript_is_scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

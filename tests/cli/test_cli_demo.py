@@ -29,6 +29,7 @@ def test_demo(run, world, heard):
     assert result.code == 0, result.err
     assert [name for name, _ in world.fetched] == [demo.SPEAKER, demo.LISTENER, demo.TALKER, demo.GATE]
     assert [verb for verb, _, _ in world.calls] == ["speak", "transcribe", "chat", "speak"]
+    assert world.calls[1][2]["language"] == "en", "an accent may sound like another language; what was said is known"
     spoken, listened, asked, answered = world.calls
     assert spoken[1] == demo.PARAGRAPH and listened[2]["word_times"] is True
     assert listened[1] == Path("demo-output/paragraph.wav"), "it must hear the file that was written"

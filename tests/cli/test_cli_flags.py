@@ -161,7 +161,7 @@ def _(result, world):
     assert asked(world)["prompt"] == "Izwi, Kokoro"
 
 
-@flag("transcribe", "--word-times", *HEAR, "--word-times")
+@flag("transcribe", "--word-times", *HEAR, "--format", "srt", "--word-times")
 def _(result, world):
     assert asked(world)["word_times"] is True
 

@@ -206,3 +206,10 @@ def test_ctrl_c_stops_within_a_step_and_keeps_what_was_spoken(tmp_path):
     assert err.count("step") <= 2 and "closed" in err and err.endswith("Interrupted.\n")
     kept = Audio.open(target)
     assert 0.3 <= kept.duration_s <= 0.6
+
+
+def test_bytes_that_are_no_text_are_no_traceback(run, world):
+    for argv in (("speak", "-"), ("chat", "-")):
+        result = run(*argv, stdin=b"\xff\xfehello")
+        assert result.code == 1 and "Standard input is not utf-8 text" in result.err
+    assert world.calls == []

@@ -146,7 +146,8 @@ def test_config_keeps_the_rest_of_the_file(run):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("threads", "many"), ("threads", "0"), ("threads", "1.5"), ("idle_ttl_s", "soon"), ("idle_ttl_s", "-1"),
-     ("memory_budget", "plenty"), ("colour", "blue"), ("sources", "x"), ("backend", ""), ("mlx", "true")],
+     ("memory_budget", "plenty"), ("colour", "blue"), ("sources", "x"), ("backend", ""), ("mlx", "true"),
+     ("backend", "banana"), ("dtype", "int3"), ("device", "cuda:x"), ("models_dir", "~no-such-user-here/x")],
 )  # fmt: skip
 def test_config_refuses_and_changes_nothing(run, key, value):
     run("config", "set", "device", "cpu")
@@ -206,3 +207,19 @@ def test_list_json_is_whole(run):
         json.loads(run("list", "--json", "--all").out), catalog.variants(include_disabled=True), strict=True
     ):
         assert (row["id"], row["size_bytes"], row["enabled"]) == (variant.id, variant.size_bytes, variant.enabled)
+
+
+def test_rm_takes_ctrl_d_for_no(run, world, monkeypatch):
+    run("pull", "Whisper-base")
+
+    def end(prompt):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", end)
+    result = run("rm", "Whisper-base", tty=True)
+    assert result.code == 1 and result.err.endswith("Kept.\n") and world.deleted == []
+
+
+def test_config_says_what_is_not_for_the_file(run):
+    result = run("config", "set", "mlx", "1")
+    assert result.code == 1 and "IZWI_ENABLE_MLX_RUNTIME" in result.err

@@ -62,6 +62,9 @@ def test_one_file_into_a_folder(run, world):
         (("x/a.wav", "y/a.wav", "-o", "out"), "Two results would be written to 'out/a.txt'"),
         (("a.wav", "-o", "missing/a.txt"), "no folder 'missing'"),
         (("a.wav", "b.wav", "-o", "taken"), "'taken' is a file"),
+        (("a.wav", "--word-times"), "--word-times has no effect on txt"),
+        (("a.wav", "-o", "taken/deep/"), "Cannot make the folder 'taken/deep'"),
+        (("a.wav", "-o", "~no-such-user-here/a.txt"), "no such user"),
     ],
 )
 def test_bad_targets_cost_no_work(run, world, argv, message):

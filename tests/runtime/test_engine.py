@@ -120,6 +120,26 @@ def test_closing_from_another_thread_ends_a_step_under_way(make_engine, fake, tt
     assert in_use(engine) == 0
 
 
+def test_closing_from_another_thread_between_two_steps_is_no_end(make_engine, tts):
+    stream = make_engine().stream_speak("a b c d", model=tts)
+    next(stream)
+    closer = threading.Thread(target=stream.close)
+    closer.start()
+    closer.join()
+    for _ in range(2):
+        with pytest.raises(Cancelled, match="before its end"):
+            next(stream)
+
+
+def test_closing_a_stream_that_has_ended_changes_nothing(make_engine, tts):
+    stream = make_engine().stream_speak("a b", model=tts)
+    assert len(list(stream)) == 2
+    closer = threading.Thread(target=stream.close)
+    closer.start()
+    closer.join()
+    assert list(stream) == []
+
+
 def test_a_forgotten_stream_lets_the_model_go(make_engine, fake, tts):
     engine = make_engine()
     next(engine.stream_speak("a b c", model=tts))
@@ -374,7 +394,19 @@ def test_messages_that_ask_nothing_are_refused(make_engine, fake, chat, messages
     assert fake.loads == []
 
 
-@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"max_tokens": True}, {"stop": "x"}, {"stop": [""]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": True},
+        {"stop": "x"},
+        {"stop": [""]},
+        {"stop": None},
+        {"sampling": {"temperature": 1}},
+        {"timeout_s": "3"},
+        {"timeout_s": True},
+    ],
+)
 def test_chat_options_that_mean_nothing_are_refused(make_engine, chat, options):
     with pytest.raises(InvalidInputError):
         make_engine().chat("a", model=chat, **options)
@@ -385,7 +417,17 @@ def test_too_many_characters_of_chat_are_refused(make_engine, chat):
         make_engine().chat("x" * 1_000_001, model=chat)
 
 
-@pytest.mark.parametrize("options", [{"task": "sing"}, {"language": ""}, {"language": 5}, {"temperature": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "sing"},
+        {"language": ""},
+        {"language": 5},
+        {"temperature": -1.0},
+        {"temperature": "0"},
+        {"prompt": "\udcff"},
+    ],
+)
 def test_recognition_options_that_mean_nothing_are_refused(make_engine, asr, options):
     with pytest.raises(InvalidInputError):
         make_engine().transcribe(CLIP, model=asr, **options)
@@ -449,3 +491,36 @@ def test_a_family_without_a_model_says_which_work(make_engine):
     variant = make_variant("future")
     with pytest.raises(IzwiError, match=r"lists but cannot run.*Families that run: .*fakefam"):
         make_engine().speak("a", model=dataclasses.replace(variant, family="notyet"))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", True])
+def test_a_seed_is_a_whole_number(make_engine, fake, tts, asr, chat, seed):
+    engine = make_engine()
+    for ask in (
+        lambda: engine.speak("a", model=tts, seed=seed),
+        lambda: engine.stream_transcribe(CLIP, model=asr, seed=seed),
+        lambda: engine.chat("a", model=chat, seed=seed),
+    ):
+        with pytest.raises(InvalidInputError, match="seed must be"):
+            ask()
+    assert fake.loads == []
+    assert engine.speak("a", model=tts, seed=np.int64(7)).model == "voice-a"
+
+
+def test_half_a_character_is_refused_before_anything_is_loaded(make_engine, fake, tts, chat):
+    engine = make_engine()
+    broken = b"caf\xe9".decode("utf-8", "surrogateescape")  # how Python hands on an argument that is not UTF-8
+    for ask in (
+        lambda: engine.speak(broken, model=tts),
+        lambda: engine.chat(broken, model=chat),
+        lambda: engine.stream_chat([{"role": "user", "content": broken}], model=chat),
+    ):
+        with pytest.raises(InvalidInputError, match="at character 3, which is no character"):
+            ask()
+    assert fake.loads == []
+
+
+@pytest.mark.parametrize("audio", [None, 5, [0.0], np.zeros(5)])
+def test_what_is_no_audio_at_all_is_refused(make_engine, asr, audio):
+    with pytest.raises(AudioError, match="expects a path, bytes or an open binary file"):
+        make_engine().transcribe(audio, model=asr)

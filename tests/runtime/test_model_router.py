@@ -151,6 +151,9 @@ def test_an_unknown_family_lists_those_that_are_known(router, tmp_path):
 def test_folders_that_hold_no_model(router, tmp_path):
     with pytest.raises(UnknownModelError, match="no folder"):
         router.route(tmp_path / "absent")
+    for name in ("/" + "x" * 5000, "./a\0b", "~no-such-user-here/model"):
+        with pytest.raises(UnknownModelError, match="is no folder"):
+            router.route(name)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ArtifactError, match=r"notes\.txt"):
         router.route(tmp_path)

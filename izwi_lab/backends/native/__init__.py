@@ -78,7 +78,7 @@ def _compile(name: str) -> Path:
         out = Path(folder) / target.name
         openmp = _torch_openmp()
         command = [compiler, *_FLAGS, str(_source(name)), "-o", str(out), *([str(openmp)] if openmp else [])]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600, check=False)
         if done.returncode:
             raise RuntimeError(f"{compiler} failed: {done.stderr[-600:]}")
         out.replace(target)
@@ -103,7 +103,7 @@ def _cached(name: str) -> Path:
         )
     ).hexdigest()[:16]
     base = Path(
-        os.environ.get("IZWI_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "izwi"
+        os.environ.get("IZWI_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "izwi"
     )
     return base / "native" / f"{name}-{key}.so"
 

@@ -232,7 +232,6 @@ thread_local std::vector<float> shared;
 
 extern "C" {
 
-int izwi_abi() { return 1; }
 long izwi_sizeof_matrix() { return sizeof(Matrix); }
 long izwi_sizeof_layer() { return sizeof(Layer); }
 long izwi_sizeof_model() { return sizeof(Model); }

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from izwi_lab.settings import Settings
 
 
+_ENVIRONMENT_ONLY = "mlx"  # whether MLX may run here is a matter of the shell, not of the file
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -60,6 +63,15 @@ def _known(key: str) -> str:
     return key
 
 
+def _in_file(key: str) -> str:
+    if _known(key) == _ENVIRONMENT_ONLY:
+        raise InvalidInputError(
+            f"{key} is no setting of the file.",
+            hint="Set the environment variable IZWI_ENABLE_MLX_RUNTIME, or backend = mlx in the file.",
+        )
+    return key
+
+
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
@@ -87,7 +99,7 @@ def _get(found: Settings, key: str) -> int:
 def _set(key: str, text: str) -> int:
     from izwi_lab import settings
 
-    _known(key)
+    _in_file(key)
     path = settings.config_path()
     before = _read(path)
     problem: InvalidInputError | None = None
@@ -144,12 +156,16 @@ def _with(text: str, key: str, literal: str | None) -> str:
 def _check(text: str) -> None:
     """Read the text exactly as the program will, without this process's environment. Raises InvalidInputError."""
     from izwi_lab import settings
+    from izwi_lab.backends.choice import check_dtype, read_choice
 
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "config.toml"
         trial.write_text(text, encoding="utf-8")
         try:
-            settings.load({"IZWI_CONFIG": str(trial)})
+            found = settings.load({"IZWI_CONFIG": str(trial)})
+            read_choice(found.backend, found.device, str(trial))
+            if found.dtype is not None:
+                check_dtype(found.dtype, str(trial))
         except InvalidInputError as error:
             raise InvalidInputError(str(error).replace(str(trial), "The new file")) from None
 

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 def _target(args: argparse.Namespace, kind: str) -> Path | None:
     """The file to write; None for playing only. Without -o a free name in this folder, so nothing is overwritten."""
     if args.output is not None:
-        path = Path(args.output).expanduser()
+        path = options.path(args.output)
         if not path.parent.is_dir():
             raise InvalidInputError(f"There is no folder {str(path.parent)!r} to write to.", hint="Make it first.")
         return path

@@ -25,6 +25,7 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
     "verbose-json": lambda transcript: transcript.to_json() + "\n",
 }
 _SUFFIX = {"verbose-json": ".json"}
+_TIMED = ("srt", "vtt", "verbose-json")  # the formats that show when a word was said
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe each file; one that fails is reported and does not stop the others."""
+    if args.word_times and args.format not in _TIMED:
+        raise InvalidInputError(
+            f"--word-times has no effect on {args.format}, which shows no times.",
+            hint=f"Add -f {', -f '.join(_TIMED)}, or leave --word-times out.",
+        )
     targets = _targets(args)
     failed = 0
     with options.engine(args) as engine:
@@ -85,7 +91,7 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
     """Where each result goes, settled before any work is done."""
     if args.output is None:
         return [None] * len(args.files)
-    output = Path(args.output).expanduser()
+    output = options.path(args.output)
     folder = output.is_dir() or len(args.files) > 1 or args.output.endswith(("/", "\\"))
     if not folder:
         if not output.parent.is_dir():
@@ -99,7 +105,10 @@ def _targets(args: argparse.Namespace) -> list[Path | None]:
         raise InvalidInputError(f"Two results would be written to {doubled[0]!r}.", hint="Transcribe them one by one.")
     if output.exists() and not output.is_dir():
         raise InvalidInputError(f"{args.output!r} is a file; several results need a folder.", hint="Name another.")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"Cannot make the folder {str(output)!r}: {error.strerror}.") from error
     return list(targets)
 
 

@@ -71,6 +71,13 @@ class Kernels:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x: [T, Cin] -> ([T', Cout], its sums if asked for). norm: (sums of x, gamma and beta)."""
         frames = x.shape[0] + 2 * conv.pad - (conv.taps - 1) * conv.dilation
+        if frames < 1 or x.shape[1] != conv.ins:
+            raise ValueError(f"convolve expects [T, {conv.ins}] with enough rows for one output, got {list(x.shape)}")
+        for given in (out, residual):
+            if given is not None and tuple(given.shape) != (frames, conv.outs):
+                raise ValueError(
+                    f"convolve expects out and residual of [{frames}, {conv.outs}], got {list(given.shape)}"
+                )
         out = torch.empty(frames, conv.outs) if out is None else out
         made = torch.empty(2, conv.outs, dtype=torch.float64) if sums else None
         before, modulation = norm or (None, None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from izwi_lab.errors import CheckpointError
-from izwi_lab.families.shared.nets.decoder.config import FULL, DecoderConfig, rope, rope_of
+from izwi_lab.families.shared.nets.decoder.config import FULL, DecoderConfig, Rope, rope, rope_of
 
 
 def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
@@ -42,17 +42,28 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
         raise CheckpointError(f"config.json lacks {error}.", hint="Fetch the model again.") from None
 
 
-def from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, tied: bool) -> DecoderConfig:
-    """From GGUF metadata of architecture llama. Raises CheckpointError on another one or on a missing field."""
+def from_gguf(
+    metadata: Mapping[str, Any], *, vocab_size: int, tied: bool, rope_factors: Sequence[float] = ()
+) -> DecoderConfig:
+    """From GGUF metadata of architecture llama. Raises CheckpointError on another one or on a missing field.
+
+    rope_factors: [head_dim / 2] of the tensor rope_freqs.weight, by which frequencies are divided (Llama 3.1's rope).
+    """
     if (kind := metadata.get("general.architecture")) != "llama":
         raise CheckpointError(f"The GGUF file holds a {kind!r} model.", hint="Expected the architecture llama.")
-    if scaling := metadata.get("llama.rope.scaling.type", "none") not in ("none", "linear"):
+    # llama.cpp: a factor without a type is linear, and with the type none it counts for nothing.
+    if (scaling := metadata.get("llama.rope.scaling.type", "linear")) not in ("none", "linear"):
         raise CheckpointError(f"Unknown rope scaling {scaling!r} in the GGUF file.", hint="Supported: none, linear.")
     try:
         heads, hidden = int(metadata["llama.attention.head_count"]), int(metadata["llama.embedding_length"])
         head_dim = int(metadata.get("llama.attention.key_length") or hidden // heads)
         factor = float(metadata.get("llama.rope.scaling.factor", 1.0))
-        scaled = {"rope_type": "linear", "factor": factor} if factor != 1.0 else None
+        scaled = {"rope_type": "linear", "factor": factor} if factor and scaling == "linear" else None
+        whole = rope(head_dim, float(metadata.get("llama.rope.freq_base", 10_000.0)), scaled)
+        if len(rope_factors) not in (0, len(whole.inv_freq)):
+            raise CheckpointError(f"rope_freqs.weight holds {len(rope_factors)} factors, expected {head_dim // 2}.")
+        if len(rope_factors):
+            whole = Rope(tuple(f / float(by) for f, by in zip(whole.inv_freq, rope_factors, strict=True)))
         return DecoderConfig(
             vocab_size=vocab_size,
             hidden_size=hidden,
@@ -62,7 +73,7 @@ def from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, tied: bool) -> De
             num_kv_heads=int(metadata.get("llama.attention.head_count_kv", heads)),
             head_dim=head_dim,
             max_positions=int(metadata["llama.context_length"]),
-            ropes=((FULL, rope(head_dim, float(metadata.get("llama.rope.freq_base", 10_000.0)), scaled)),),
+            ropes=((FULL, whole),),
             norm_eps=float(metadata["llama.attention.layer_norm_rms_epsilon"]),
             tied=tied,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from izwi_lab.artifacts.checkpoint import open_checkpoint
+from izwi_lab.artifacts.checkpoint import Checkpoint, open_checkpoint
 from izwi_lab.backends.base import Backend, BackendPlan
 from izwi_lab.catalog.variant import Layout, ModelVariant
 from izwi_lab.errors import CheckpointError, InvalidInputError
@@ -48,7 +48,9 @@ def load(
         if layout == Layout.GGUF:
             shape = checkpoint.shape("token_embd.weight")
             tied = "output.weight" not in checkpoint.names
-            config = configs.from_gguf(checkpoint.config, vocab_size=shape[0], tied=tied)
+            config = configs.from_gguf(
+                checkpoint.config, vocab_size=shape[0], tied=tied, rope_factors=_rope_factors(checkpoint)
+            )
             weights = Renamed(checkpoint, gguf_rules(config))
             path = getattr(checkpoint, "path", folder)
             processor = text_processor.from_gguf(path, checkpoint.config)
@@ -61,6 +63,14 @@ def load(
         return _built(variant, plan, backend, config, weights, processor)
     finally:
         checkpoint.close()
+
+
+def _rope_factors(checkpoint: Checkpoint) -> list[float]:
+    name = "rope_freqs.weight"
+    if name not in checkpoint.names:
+        return []
+    weight = checkpoint.read(name)
+    return [float(f) for f in weight.float32().ravel()]
 
 
 def _built(

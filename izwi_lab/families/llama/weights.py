@@ -43,7 +43,7 @@ def gguf_rules(config: DecoderConfig) -> tuple[Rule, ...]:
         Rule(r"token_embd\.weight", "model.embed_tokens.weight"),
         Rule(r"output_norm\.weight", "model.norm.weight"),
         Rule(r"output\.weight", "lm_head.weight"),
-        Rule(r"rope_freqs\.weight", None),
+        Rule(r"rope_freqs\.weight", None),  # part of the config
     )
 
 

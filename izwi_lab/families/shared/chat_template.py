@@ -1,17 +1,18 @@
-"""The checkpoint's own chat template (Jinja), in a sandbox that can neither reach Python nor run for ever."""
+"""The checkpoint's own chat template (Jinja), in a sandbox that cannot reach Python and bounds loops and texts."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from izwi_lab.errors import CheckpointError, InvalidInputError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_MAX_RANGE = 100_000
+_MAX_TURNS = 1_000_000  # of all loops over ranges together
+_MAX_PRODUCT = 10_000  # factors of a text or list, powers
 _MAX_CHARACTERS = 50_000_000
 _MAX_S = 10.0
 
@@ -56,18 +57,28 @@ def render(
         compiled = _compiled(template)
         parts, size, started_s = [], 0, time.monotonic()
         for part in compiled.generate(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, **dict(variables or {})
+            **{**dict(variables or {}), "range": _ranges()},
+            messages=list(messages),
+            add_generation_prompt=add_generation_prompt,
         ):
             parts.append(part)
             size += len(part)
             if size > _MAX_CHARACTERS or time.monotonic() - started_s > _MAX_S:
-                raise CheckpointError("The chat template does not come to an end.", hint="Use template=False.")
+                raise _endless()
         return "".join(parts)
-    except InvalidInputError:
+    except (InvalidInputError, CheckpointError):
         raise
     except SecurityError as error:
         raise CheckpointError(f"The chat template does what it may not: {error}.") from None
-    except (TemplateError, TypeError, KeyError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(
             f"The chat template failed: {error}.", hint="Use template=False to give the text as it is."
         ) from None
@@ -79,8 +90,20 @@ def _compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     # Trimmed blocks and loop controls are what transformers gives templates; they are written for it.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, range=_range)
+    class Environment(ImmutableSandboxedEnvironment):
+        """Where products are looked at before they are computed: 'x' * 10**10 would fill the memory."""
+
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" or isinstance(left, (str, list, tuple)) or isinstance(right, (str, list, tuple)):
+                size = max(len(v) if isinstance(v, (str, list, tuple)) else abs(v) for v in (left, right))
+                if size > _MAX_PRODUCT:
+                    raise _endless()
+            return super().call_binop(context, operator, left, right)
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals.update(raise_exception=_refuse, strftime_now=_strftime_now)
     environment.filters["tojson"] = _tojson
     return environment.from_string(template)
 
@@ -89,11 +112,23 @@ def _refuse(message: str) -> None:
     raise InvalidInputError(f"The chat template refuses these messages: {message}.")
 
 
-def _range(*bounds: int) -> range:
-    span = range(*bounds)
-    if len(span) > _MAX_RANGE:
-        raise OverflowError(f"a range of {len(span)}")
-    return span
+def _ranges() -> Callable[..., range]:
+    """`range` for one rendering; nested ranges draw on one account."""
+    left = _MAX_TURNS
+
+    def counted(*bounds: int) -> range:
+        nonlocal left
+        span = range(*bounds)
+        left -= len(span)
+        if left < 0:
+            raise _endless()
+        return span
+
+    return counted
+
+
+def _endless() -> CheckpointError:
+    return CheckpointError("The chat template does not come to an end.", hint="Use template=False.")
 
 
 def _strftime_now(format: str) -> str:

@@ -33,7 +33,6 @@ class TokenBytes:
         self.strips_first_space = '"Strip"' in self._state
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self._special = {i for i, token in added.items() if token.special}
         self._cache: dict[int, bytes] = {i: b"" if t.special else t.content.encode() for i, t in added.items()}
 
     def __call__(self, token: int) -> bytes:
@@ -42,10 +41,6 @@ class TokenBytes:
         if known is None:
             known = self._cache[token] = self._bytes(self._tokenizer.id_to_token(token) or "")
         return known
-
-    def is_special(self, token: int) -> bool:
-        """True for control tokens, which show no text."""
-        return token in self._special
 
     def _bytes(self, piece: str) -> bytes:
         if self._byte_level:

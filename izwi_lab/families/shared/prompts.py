@@ -8,7 +8,7 @@ with the template's, which keeps the ids equal to the reference's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class PromptEncoder:
             InvalidInputError: empty or malformed messages; CheckpointError: the template is at fault.
         """
         checked = checked_messages(messages)
-        opening, closing = _guards(str(checked))
+        opening, closing = _guards(checked)
         # The model's own words may hold marks such as </think>, which templates look for; control tokens never.
         guarded = [
             {
@@ -57,7 +57,7 @@ class PromptEncoder:
         text = render(template, guarded, variables=variables, add_generation_prompt=add_generation_prompt)
         ids: list[int] = []
         spans: list[Span] = []
-        for number, part in enumerate(re.split(f"[{opening}{closing}]", text)):
+        for number, part in enumerate(re.split(f"{opening}([^{opening}{closing}]*){closing}", text)):
             start = len(ids)
             ids += self._plain(part) if number % 2 else self._encode(part)
             if number % 2:
@@ -82,7 +82,8 @@ class PromptEncoder:
         if isinstance(value, str):
             return pattern.sub(lambda m: f"{opening}{m[0]}{closing}", value)
         if isinstance(value, Mapping):
-            return {k: self._guard(v, opening, closing, everything=everything) for k, v in value.items()}
+            both = (tuple(self._guard(x, opening, closing, everything=everything) for x in kv) for kv in value.items())
+            return dict(both)
         if isinstance(value, (list, tuple)):
             return [self._guard(v, opening, closing, everything=everything) for v in value]
         return value
@@ -108,9 +109,23 @@ def _any_of(texts: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True)))
 
 
-def _guards(text: str) -> tuple[str, str]:
-    """Two private-use characters that the text does not hold."""
-    free = [c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text][:2]
+def _guards(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Two private-use characters that the messages do not hold."""
+    used = {c for text in _texts(messages) for c in text}
+    free = [c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used][:2]
     if len(free) < 2:
         raise InvalidInputError("The messages use every private-use character; none is left to mark control tokens.")
     return free[0], free[1]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested messages, as it is: `repr` would hide private-use characters behind escapes."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    else:
+        yield str(value)

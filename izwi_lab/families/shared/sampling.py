@@ -43,13 +43,13 @@ class Sampling:
     def __post_init__(self) -> None:
         rules = (
             ("temperature", 0 <= self.temperature < math.inf, "a number from 0"),
-            ("top_k", self.top_k >= 0, "a whole number from 0"),
+            ("top_k", isinstance(self.top_k, (int, np.integer)) and self.top_k >= 0, "a whole number from 0"),
             ("top_p", 0 < self.top_p <= 1, "a number over 0, at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "a number from 0 to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a number over 0"),
             ("frequency_penalty", abs(self.frequency_penalty) < math.inf, "a finite number"),
             ("presence_penalty", abs(self.presence_penalty) < math.inf, "a finite number"),
-            ("logit_bias", not any(math.isnan(b) for b in self.logit_bias.values()), "free of NaN"),
+            ("logit_bias", all(b < math.inf for b in self.logit_bias.values()), "finite, or -inf to ban a token"),
         )
         for name, good, expected in rules:
             if not good:
@@ -82,10 +82,16 @@ def sample_token(
     """The next token from native logits [V].
 
     history: tokens generated so far; prompt: the ids before them, which only the repetition penalty looks at.
+
+    Raises:
+        InvalidInputError: the logits hold NaN, or every token is banned; a bias names no token.
     """
     if sampling.greedy and sampling.plain:
-        return int(logits.argmax().item())
+        best = int(logits.argmax().item())
+        _check_top(float(logits[best].item()))
+        return best
     values = adjusted(backend.numpy(logits), sampling, history, prompt)
+    _check_top(float(values.max()))
     if sampling.greedy:
         return int(values.argmax())
     ids, p = distribution(values, sampling)
@@ -112,8 +118,8 @@ def adjusted(logits: np.ndarray, sampling: Sampling, history: Sequence[int], pro
 
 def distribution(values: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
     """What may be drawn: ids in rising order and their probabilities, which sum to 1."""
-    scaled = values / sampling.temperature
-    scaled -= scaled.max()
+    with np.errstate(over="ignore"):  # a tiny temperature leaves only the best
+        scaled = (values - values.max()) / sampling.temperature
     ids = np.arange(len(scaled))
     if 0 < sampling.top_k < len(ids):
         ids = np.sort(np.argpartition(-scaled, sampling.top_k - 1)[: sampling.top_k])
@@ -126,6 +132,13 @@ def distribution(values: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np
         kept = np.flatnonzero(p >= sampling.min_p * p.max())
         ids, p = ids[kept], p[kept]
     return ids, p / p.sum()
+
+
+def _check_top(top: float) -> None:
+    if math.isnan(top):
+        raise InvalidInputError("The logits hold NaN.", hint="Compute in a wider dtype, or check the weights.")
+    if top == -math.inf:
+        raise InvalidInputError("No token may be chosen: every logit is -inf.", hint="Ban fewer tokens.")
 
 
 def _nucleus(p: np.ndarray, top_p: float) -> np.ndarray:

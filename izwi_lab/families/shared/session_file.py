@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,8 @@ def save_session(session: Session, path: Path) -> None:
         file.write(save(arrays, metadata={"kind": _KIND, "session": json.dumps(notes)}))
 
 
-def load_session(session: Session, path: Path) -> None:
-    """Fill `session` from `path`."""
+def load_session(session: Session, path: Path, adopt: Callable[[Any], Any] | None = None) -> None:
+    """Fill `session` from `path`, whole or not at all. adopt: see Session."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -46,15 +46,21 @@ def load_session(session: Session, path: Path) -> None:
                 raise CheckpointError(f"{path} is not a saved session.", hint="Expected a file of Session.save().")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         notes = json.loads(metadata["session"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        state, codes, rng = (_build(notes[name], arrays, session) for name in ("state", "codes", "rng"))
+        plain = {name: notes[name] for name in _PLAIN}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"Cannot read the session {path}: {error}.") from None
-    if (held := _outline(session.state)) != (found := _outline(notes["state"])) and held and found:
-        raise CheckpointError(f"{path} was saved by another model: its state holds {found}, expected {held}.")
-    session.state = _build(notes["state"], arrays, session)
-    session.codes = _build(notes["codes"], arrays, session)
-    session.rng.bit_generator.state = _build(notes["rng"], arrays, session)
-    for name in _PLAIN:
-        setattr(session, name, notes[name])
+    if adopt is not None:
+        state = adopt(state)
+    else:
+        held, found = _outline(session.state, "state"), _outline(state, "state")
+        if other := [f"{n} is {found.get(n, 'absent')}, expected {s}" for n, s in held.items() if found.get(n) != s]:
+            raise CheckpointError(f"{path} was saved by another model: {'; '.join(other[:4])}.")
+    session.state = state
+    session.codes = codes
+    session.rng.bit_generator.state = rng
+    for name, value in plain.items():
+        setattr(session, name, value)
     session.last = None
 
 
@@ -89,8 +95,10 @@ def _build(plan: Any, arrays: Mapping[str, np.ndarray], session: Session) -> Any
     return plan["value"]
 
 
-def _outline(tree: Any) -> list[str]:
-    """The names at the top of a state, or of its plan."""
+def _outline(tree: Any, name: str) -> dict[str, str]:
+    """The shapes of the arrays in a state, by name."""
     if isinstance(tree, Mapping):
-        return sorted(str(k) for k in tree.get("map", tree))
-    return []
+        return {k: s for key, value in tree.items() for k, s in _outline(value, f"{name}.{key}").items()}
+    if isinstance(tree, (list, tuple)):
+        return {k: s for i, value in enumerate(tree) for k, s in _outline(value, f"{name}.{i}").items()}
+    return {name: str(list(tree.shape))} if hasattr(tree, "shape") else {}

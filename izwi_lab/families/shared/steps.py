@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from izwi_lab.backends.base import Backend, Native
+from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.session_file import load_session, save_session
 
 
@@ -74,6 +75,7 @@ class Session:
     `state` is a nested dict/list of native arrays and plain values that the family's net reads and writes.
     `seed` fixes the random numbers: equal seeds give equal draws on every backend. `max_tokens`: after that many
     tokens a text session is done. `last`: the step before, for families that need not compute one after the end.
+    `adopt` checks a state that was loaded from a file and gives it in the net's own form.
     """
 
     def __init__(
@@ -84,10 +86,13 @@ class Session:
         seed: int | None = None,
         trim: Callable[[Session, int], None] | None = None,
         max_tokens: int | None = None,
+        adopt: Callable[[Any], Any] | None = None,
     ) -> None:
+        if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
+            raise InvalidInputError(f"seed must be a whole number from 0, got {seed!r}.")
         self.backend = backend
         self.state = state
-        self.seed = int(np.random.SeedSequence().entropy % 2**63) if seed is None else seed  # type: ignore[operator]
+        self.seed = int(np.random.SeedSequence().entropy % 2**63) if seed is None else int(seed)  # type: ignore[operator]
         self.rng = np.random.Generator(np.random.Philox(self.seed))
         self.tokens: list[int] = []
         self.prompt_ids: list[int] = []
@@ -98,7 +103,7 @@ class Session:
         self.max_tokens = max_tokens
         self.last: Step | None = None
         self.started_s = time.perf_counter()
-        self._trim = trim
+        self._trim, self._adopt = trim, adopt
 
     def fork(self) -> Session:
         """An independent copy: both may go on from here without seeing each other."""
@@ -113,9 +118,9 @@ class Session:
     def trim(self, position: int) -> None:
         """Go back to `position`: later ids are forgotten. Raises where the family cannot rewind its state."""
         if self._trim is None:
-            raise ValueError("this family's session cannot be trimmed; fork it before the step to undo instead")
+            raise InvalidInputError("This family's session cannot be trimmed.", hint="Fork it before the step to undo.")
         if not 0 <= position <= self.position:
-            raise ValueError(f"trim expects 0 <= position <= {self.position}, got {position}")
+            raise InvalidInputError(f"trim expects a position from 0 to {self.position}, got {position}.")
         self._trim(self, position)
 
     def save(self, path: str | Path) -> None:
@@ -126,9 +131,9 @@ class Session:
         """Become the session saved at `path`; this one must come from `session()` of the same model.
 
         Raises:
-            CheckpointError: the file is no saved session.
+            CheckpointError: the file is no saved session, or one of another model.
         """
-        load_session(self, Path(path))
+        load_session(self, Path(path), self._adopt)
 
     @property
     def nbytes(self) -> int:

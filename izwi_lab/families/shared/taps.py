@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from izwi_lab.errors import InvalidInputError
+
 Replace = Callable[[str, np.ndarray], np.ndarray | None]
 
 
@@ -40,7 +42,7 @@ class Taps(dict[str, np.ndarray]):
         host = np.array(self._numpy(value))
         if self._replace is not None and (other := self._replace(name, host)) is not None:
             if other.shape != host.shape:
-                raise ValueError(f"tap {name}: the replacement has shape {other.shape}, expected {host.shape}")
+                raise InvalidInputError(f"tap {name}: the replacement has shape {other.shape}, expected {host.shape}.")
             host, value = other, self._array(other, value)
         self[name] = host
         self.history.setdefault(name, []).append(host)
@@ -75,7 +77,7 @@ def tapping(
 ) -> Iterator[Taps]:
     """Open taps on this thread for the names that match `patterns` (shell-style globs)."""
     if _open.taps is not None:
-        raise RuntimeError("taps are already open on this thread; use one `with` with several patterns")
+        raise InvalidInputError("Taps are already open on this thread.", hint="Use one `with` with several patterns.")
     taps = Taps([patterns] if isinstance(patterns, str) else patterns, numpy, array, replace)
     _open.taps = taps
     try:

@@ -25,7 +25,7 @@ import numpy as np
 from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
-from izwi_lab.errors import InvalidInputError
+from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.shared.detokenizer import Detokenizer, StopStrings
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
 from izwi_lab.families.shared.sampling import GREEDY, Sampling, sample_token
@@ -86,24 +86,31 @@ class TextModel:
 
     def session(self, *, seed: int | None = None, max_tokens: int | None = None) -> Session:
         """A new session. It is done after max_tokens, at the end token, or when the context is full."""
-        return Session(self.backend, self._net().state(), seed=seed, trim=_trim, max_tokens=max_tokens)
+        state = self._net().state()
+        return Session(self.backend, state, seed=seed, trim=_trim, max_tokens=max_tokens, adopt=self._adopt)
 
     def prefill(self, session: Session, prompt: Prompt, *, cancel: CancelToken | None = None) -> Step:
         """Read the prompt, after whatever the session already holds; logits are those of the last position.
 
         Raises:
             InvalidInputError: an empty prompt, an id out of range, or more ids than the context has room for.
+            Cancelled: stopped by `cancel`; the session is as it was.
         """
         started_s = time.perf_counter()
         held = [*session.prompt_ids, *session.tokens]
         ids = np.asarray([*held[session.position :], *prompt.ids.tolist()], np.int32)  # incl. an undecoded last token
         self._check_prompt(session, prompt.ids, len(ids))
-        for start in range(0, len(ids), PREFILL_CHUNK):
-            if cancel is not None:
-                cancel.check()
-            chunk = ids[start : start + PREFILL_CHUNK]
-            logits, hidden = self._run(session, chunk)
-            session.position += len(chunk)
+        before = session.position
+        try:
+            for start in range(0, len(ids), PREFILL_CHUNK):
+                if cancel is not None:
+                    cancel.check()
+                chunk = ids[start : start + PREFILL_CHUNK]
+                logits, hidden = self._run(session, chunk)
+                session.position += len(chunk)
+        except BaseException:  # cancelled or out of memory: the session is as it was
+            session.state["length"] = session.position = before
+            raise
         session.prompt_ids, session.tokens = [*held, *prompt.ids.tolist()], []
         session.done, session.finish_reason = False, None
         return self._step(session, logits, hidden, started_s)
@@ -123,7 +130,7 @@ class TextModel:
             raise InvalidInputError(f"Token {token} is not in the vocabulary of {self.config.vocab_size}.")
         if session.position == 0:
             raise InvalidInputError("This session is empty.", hint="Call prefill first.")
-        session.tokens.append(token)
+        session.tokens.append(int(token))
         pending = session.tokens[session.position - len(session.prompt_ids) :]  # not yet in the caches
         full = session.position + len(pending) > self.config.max_positions
         if token in self._stops:
@@ -199,6 +206,8 @@ class TextModel:
         """The loop over the verbs that generate and stream share."""
         if session.max_tokens is not None and session.max_tokens < 1:
             raise InvalidInputError(f"max_tokens must be at least 1, got {session.max_tokens}.")
+        if isinstance(stop, str):
+            raise InvalidInputError(f"stop takes a list of texts, got {stop!r}.", hint=f"Expected stop=[{stop!r}].")
         read = prompt if isinstance(prompt, Prompt) else self.tokenize(prompt)
         text, stops, index = Detokenizer(self._processor().token_bytes), StopStrings(stop), 0
         if cancel is None or not cancel.cancelled:
@@ -253,6 +262,21 @@ class TextModel:
                 hint="Shorten the prompt.",
             )
 
+    def _adopt(self, state: Any) -> Any:
+        """A state from a file, in the compute dtype. What does not fit this net would be read out of bounds."""
+        if not _fits(state, self.config):
+            c = self.config
+            raise CheckpointError(
+                "The session was saved by another model.",
+                hint=f"Expected {c.num_layers} layers of caches [1, {c.num_kv_heads}, positions, {c.head_dim}].",
+            )
+        with self.backend.inference():
+            return {"length": state["length"], **{n: [self._native(a) for a in state[n]] for n in ("k", "v")}}
+
+    def _native(self, values: Native) -> Native:
+        same = str(values.dtype).rpartition(".")[2] == self.backend.dtype
+        return values if same else self.backend.array(self.backend.numpy(values))
+
     def _processor(self) -> TextProcessor:
         if self.processor is None:
             raise InvalidInputError("A dummy model has no tokenizer.", hint="Take the steps with Prompt(ids=...).")
@@ -271,3 +295,16 @@ def _trim(session: Session, position: int) -> None:
     session.prompt_ids = ids[: len(session.prompt_ids)]
     session.state["length"] = session.position = position
     session.done, session.finish_reason, session.last = False, None, None
+
+
+def _fits(state: Any, c: DecoderConfig) -> bool:
+    """True for a decoder state [1, Hkv, capacity, d] of this config, every layer with room for what it holds."""
+    try:
+        length, keys, values = state["length"], state["k"], state["v"]
+        shapes = {tuple(a.shape) for a in (*keys, *values)} or {(1, c.num_kv_heads, 0, c.head_dim)}
+        ((batch, heads, room, dim),) = shapes
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    whole = len(keys) == len(values) and len(keys) in (0, c.num_layers)
+    same = (batch, heads, dim) == (1, c.num_kv_heads, c.head_dim)
+    return whole and same and isinstance(length, int) and 0 <= length <= min(room, c.max_positions)

@@ -3,7 +3,7 @@
 | verb | in | out |
 |---|---|---|
 | features(audio) | Audio of any rate | frames float32 [N, 576] |
-| session() | | Session: the LSTM's memory, and the last samples heard |
+| session() | | Session: the LSTM's memory |
 | decode(session, frames) | frames in time order | probabilities float32 [N] |
 | probabilities(audio) | Audio | float32 [N], one per 32 ms |
 | speech(audio) | Audio | [(start_s, end_s)] |
@@ -26,6 +26,7 @@ from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import AudioError, CheckpointError
+from izwi_lab.families.shared.closed import ClosedNet
 from izwi_lab.families.shared.steps import Session
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
 from izwi_lab.families.silero_vad import weights
@@ -46,12 +47,12 @@ class SileroModel:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return self._nbytes
+        """Bytes of the weights as held."""
+        return 0 if isinstance(self.net, ClosedNet) else self._nbytes
 
     def close(self) -> None:
-        """Drop the weights."""
-        self.net = None
+        """Drop the weights; the model cannot be used afterwards."""
+        self.net = ClosedNet(self.variant.id)
 
     def tap(self, patterns: str | Sequence[str], *, replace: Replace | None = None) -> AbstractContextManager[Taps]:
         """Read or replace "spectrum", "features", "lstm" or "probability"."""

@@ -23,15 +23,10 @@ class Thresholds:
     pad_s: float = 0.03
 
 
-def frames_of(samples: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
-    """Samples [S] at 16 kHz -> frames float32 [N, 64 + 512]; the last is filled with silence.
-
-    context: the 64 samples before the first, silence by default.
-    """
+def frames_of(samples: np.ndarray) -> np.ndarray:
+    """Samples [S] at 16 kHz -> frames float32 [N, 64 + 512]; silence comes before the first and fills the last."""
     count = -(-len(samples) // FRAME)
     padded = np.zeros(CONTEXT + count * FRAME, np.float32)
-    if context is not None:
-        padded[:CONTEXT] = context
     padded[CONTEXT : CONTEXT + len(samples)] = samples
     if not count:
         return np.zeros((0, CONTEXT + FRAME), np.float32)

@@ -35,6 +35,7 @@ from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import AudioError, CheckpointError, InvalidInputError
+from izwi_lab.families.shared.closed import ClosedNet
 from izwi_lab.families.shared.mel import whisper_log_mel
 from izwi_lab.families.shared.sampling import Sampling, sample_token
 from izwi_lab.families.shared.steps import Prompt, Session, Step
@@ -79,7 +80,7 @@ class WhisperModel:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights as held: those mapped from the checkpoint count at their stored size."""
-        return int(self.net.nbytes()) if self.net is not None else 0
+        return int(self.net.nbytes())
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -87,8 +88,8 @@ class WhisperModel:
         return tuple(LANGUAGES)[: len(self.processor.tokens.languages)] if self.config.multilingual else ("en",)
 
     def close(self) -> None:
-        """Drop the weights."""
-        self.net = None
+        """Drop the weights; the model cannot be used afterwards."""
+        self.net = ClosedNet(self.variant.id)
 
     def tap(self, patterns: str | Sequence[str], *, replace: Replace | None = None) -> AbstractContextManager[Taps]:
         """Read or replace intermediates by name, for example "decoder.layers.*.cross"."""
@@ -136,6 +137,8 @@ class WhisperModel:
     def session(self, states: Native, *, seed: int | None = None, max_tokens: int | None = None) -> Session:
         """A session over one window's states. max_tokens: the limit; default half the context, as the reference."""
         room = self.config.max_target_positions
+        if max_tokens is not None and max_tokens < 1:
+            raise InvalidInputError(f"max_tokens must be at least 1, got {max_tokens}.")
         limit = room // 2 if max_tokens is None else min(max_tokens, room)
         with self.backend.inference():
             net = self.net.state(states, room)
@@ -163,12 +166,13 @@ class WhisperModel:
         return [steps[n] for n in range(len(prompts))]
 
     def sample(self, session: Session, step: Step, sampling: Sampling | None = None) -> int:
-        """The next id under the reference's rules: greedy, or drawn when sampling has a temperature."""
+        """The next id under the reference's rules, then as sampling says; greedy by default."""
         logits, total = self._rules[session.state["timestamps"]].apply(step.numpy(), session.tokens)
-        if sampling is None or sampling.temperature == 0:
+        if sampling is None or (sampling.greedy and sampling.plain):
             token = int(logits.argmax())
         else:
-            token = sample_token(self.backend.array(logits), sampling, session.rng, session.tokens, self.backend)
+            native = self.backend.array(logits, dtype="float32")
+            token = sample_token(native, sampling, session.rng, session.tokens, self.backend)
         session.state["logprob"] += float(logits[token]) - total
         return token
 
@@ -335,6 +339,8 @@ class WhisperModel:
         """Check the options against this model."""
         if not 0 <= options.temperature <= 2:
             raise InvalidInputError(f"temperature must be 0 to 2, got {options.temperature!r}.")
+        if options.seed is not None and options.seed < 0:
+            raise InvalidInputError(f"seed must be a whole number from 0, got {options.seed!r}.")
         code = self.processor.language(options.language, options.task)
         return longform.Listening(self, audio, replace(options, language=code), cancel or CancelToken())
 

@@ -94,6 +94,8 @@ class WhisperProcessor:
         self, *, language: str | None, task: str, timestamps: bool, text: str | None, previous: Sequence[int] = ()
     ) -> Prompt:
         """The decoder's prompt. text: words to condition on; previous: token ids heard before (instead of text)."""
+        if language is None and task != "transcribe":
+            raise InvalidInputError(f"Task {task!r} needs a language.", hint="Name it, or ask detect_language() first.")
         t = self.tokens
         before = [i for i in previous if i < t.end]
         if not before and text and text.strip():

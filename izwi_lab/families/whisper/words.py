@@ -35,7 +35,9 @@ def timed_words(
     ids = np.array([[*prompt.ids.tolist(), *text, end]], np.int32)
     backend = model.backend
     with backend.inference():
-        scores, logits = model.net.align(backend.array(ids), {**session.state["net"], "length": 0}, model.heads)
+        held = session.state["net"]
+        own = {name: backend.copy(held[name]) for name in ("self_k", "self_v")}  # the session may still go on
+        scores, logits = model.net.align(backend.array(ids), {**held, **own, "length": 0}, model.heads)
         backend.evaluate(scores, logits)
         scored, chances = backend.numpy(scores), backend.numpy(logits)
     first = len(prompt) - 1  # this row predicts the first word, the row after the last word the end

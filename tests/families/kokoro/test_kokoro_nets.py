@@ -5,8 +5,11 @@ import dataclasses
 import kokoro_reference as reference
 import numpy as np
 import pytest
+import torch
 from kokoro_models import tiny_model
 
+from izwi_lab.backends import native
+from izwi_lab.families.kokoro.kernels_torch import Kernels, Packed
 from izwi_lab.families.kokoro.source import source_spectrum
 from izwi_lab.families.kokoro.steps import AcousticFeatures
 
@@ -133,3 +136,15 @@ def test_features_say_their_size(torch_tiny):
     session = torch_tiny.session(seed=0)
     step = torch_tiny.decode(session, torch_tiny.prefill(session, torch_tiny.tokenize(phonemes="həlˈO")))
     assert isinstance(step.codes, AcousticFeatures) and step.codes.nbytes > step.codes.source.nbytes
+
+
+def test_the_native_convolution_refuses_what_it_cannot_hold() -> None:
+    library = native.library("kokoro", wait=True)
+    if library is None:
+        pytest.skip(f"no native kernels here: {native.status()['kokoro']}")
+    kernels = Kernels(library)
+    conv = Packed(kernels, torch.ones(4, 3, 3), None)
+    with pytest.raises(ValueError, match="enough rows for one output"):
+        kernels.convolve(torch.zeros(2, 3), conv)
+    with pytest.raises(ValueError, match=r"out and residual of \[6, 4\]"):
+        kernels.convolve(torch.zeros(8, 3), conv, residual=torch.zeros(5, 4))

@@ -9,6 +9,7 @@ from izwi_lab.backends.mlx_backend import MLXBackend
 from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.sampling import Sampling, adjusted, distribution, sample_token
+from izwi_lab.families.shared.steps import Session
 
 LOGITS = np.array([2.0, 1.0, 0.5, -1.0, 1.9, -3.0], np.float32)
 
@@ -87,3 +88,31 @@ def test_bad_options_are_named(options):
 def test_bias_outside_the_vocabulary_is_an_error():
     with pytest.raises(InvalidInputError, match="0 to 5"):
         draw(Sampling(logit_bias={6: 1.0}), 1)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0), Sampling(repetition_penalty=1.1)])
+def test_nan_logits_are_an_error_not_a_token(sampling):
+    for backend in (TorchBackend(), MLXBackend("cpu")):
+        with pytest.raises(InvalidInputError, match="NaN"):
+            sample_token(backend.array(np.full(6, np.nan, np.float32)), sampling, rng(), [1], backend)
+
+
+def test_banning_every_token_is_an_error():
+    with pytest.raises(InvalidInputError, match="No token"):
+        draw(Sampling(temperature=1.0, logit_bias=dict.fromkeys(range(6), -np.inf)), 1)
+
+
+def test_a_tiny_temperature_takes_the_best():
+    assert set(draw(Sampling(temperature=1e-320), 20)) == {0}
+
+
+@pytest.mark.parametrize("options", [{"top_k": 2.5}, {"logit_bias": {1: float("inf")}}])
+def test_options_that_would_fail_later_are_refused_at_once(options):
+    with pytest.raises(InvalidInputError, match=next(iter(options))):
+        Sampling(temperature=1.0, **options)
+
+
+@pytest.mark.parametrize("seed", [-1, 2.5, "7"])
+def test_seeds_are_whole_numbers_from_zero(seed):
+    with pytest.raises(InvalidInputError, match="seed"):
+        Session(TorchBackend(), {}, seed=seed)
