@@ -189,7 +189,7 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Spoken text. `audio` holds the samples; `voice` is the voice or blend that was used."""
+    """Spoken text. `voice` is the voice or blend that was used; `notes` say what of the text is not heard, and why."""
 
     audio: Audio
     text: str
@@ -198,6 +198,7 @@ class Speech:
     model: str = ""
     backend: str = ""
     timing: Timing = field(default_factory=Timing)
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= 80 else self.text[:79] + "…"
@@ -211,12 +212,13 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """A piece of streamed speech. Chunks joined by `index` are exactly the whole; the last has is_final."""
+    """A piece of streamed speech. Chunks joined by `index` are the whole; the last has is_final. notes: see Speech."""
 
     audio: Audio
     index: int
     text: str = ""
     is_final: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

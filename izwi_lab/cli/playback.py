@@ -93,6 +93,11 @@ class Playback:
             self._process.communicate()
 
 
+def check_player() -> None:
+    """Raise IzwiError now, before any work, when nothing here can play sound."""
+    _player()
+
+
 def _player() -> tuple[str, ...]:
     for template in (*_FROM_FILE, *_PIPED) if sys.platform == "darwin" else _PIPED:
         if shutil.which(template[0]):

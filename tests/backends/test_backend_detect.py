@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +219,15 @@ def test_memory_is_the_machines_or_the_containers(tmp_path, files, expected):
 def test_memory_without_proc_is_still_told(tmp_path):
     found = host.memory(tmp_path)
     assert found.total_bytes > 0
+
+
+def test_the_kernels_say_that_there_is_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from izwi_lab.backends import native
+
+    monkeypatch.setenv("IZWI_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(native, "_jobs", {})
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    assert native.known() and all("no C++ compiler" in reason for reason in native.known().values())
+    monkeypatch.setattr(native.shutil, "which", lambda name: "/usr/bin/" + name)
+    assert set(native.known().values()) == {"not compiled yet"}

@@ -59,18 +59,20 @@ def status() -> dict[str, str]:
 
 
 def known() -> dict[str, str]:
-    """Every kernel this package ships: "compiled" for this machine, "not compiled yet", or off. Starts nothing."""
+    """Every kernel this package ships: "compiled" for this machine, or why it is not. Starts nothing."""
     if os.environ.get("IZWI_NATIVE", "1") == "0":
         return {path.stem: "off (IZWI_NATIVE=0)" for path in sorted(Path(__file__).parent.glob("*.cpp"))}
     names = [path.stem for path in sorted(Path(__file__).parent.glob("*.cpp"))]
-    return {name: "compiled" if _cached(name).exists() else "not compiled yet" for name in names}
+    waiting = "not compiled yet" if _compiler() else "no C++ compiler found (g++ or clang++): the slower path serves"
+    failed = {name: job.reason for name, job in _jobs.items() if job.library is None and not job.thread.is_alive()}
+    return {name: "compiled" if _cached(name).exists() else failed.get(name, waiting) for name in names}
 
 
 def _compile(name: str) -> Path:
     target = _cached(name)
     if target.exists():
         return target
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    compiler = _compiler()
     if compiler is None:
         raise RuntimeError("no C++ compiler found (g++ or clang++)")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,10 @@ def _compile(name: str) -> Path:
             raise RuntimeError(f"{compiler} failed: {done.stderr[-600:]}")
         out.replace(target)
     return target
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 
 def _source(name: str) -> Path:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", help="what to say; - reads standard input")
     options.add_model(parser, "speech model")
     parser.add_argument("-v", "--voice", metavar="NAME", help="a voice, or a blend such as af_heart+am_michael")
-    parser.add_argument("-l", "--language", metavar="LANG", help="code or name (default: the voice's own)")
+    parser.add_argument("-l", "--language", metavar="LANG", help="code or name (Kokoro: en, en-us, en-gb)")
     parser.add_argument("--speed", type=options.positive, default=1.0, metavar="X", help="1.0 is the voice's own pace")
     options.add_seed(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="- writes to standard output (default: speech.wav)")
@@ -41,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     from izwi_lab.audio_encoding import format_name, format_of
 
     text = options.text_or_stdin(args.text, "text")
+    if args.play:
+        from izwi_lab.cli.playback import check_player
+
+        check_player()
     to_stdout = args.output == "-"
     if args.format:
         kind = format_name(args.format)
@@ -93,6 +97,8 @@ def _whole(
             sink.write(speech.audio)
         if args.play:
             stack.enter_context(Playback(speech.audio.rate_hz)).write(speech.audio)
+    for note in speech.notes:
+        console.note(note)
     facts = [speech.model, speech.voice, speech.backend, str(speech.timing)]
     return _summary(speech.audio.duration_s, speech.audio.rate_hz, sink, facts)
 
@@ -118,6 +124,8 @@ def _stream(
         for chunk in stream:
             rate_hz = chunk.audio.rate_hz
             samples += len(chunk.audio)
+            for note in chunk.notes:
+                console.note(note)
             if sink:
                 sink.write(chunk.audio)
             if args.play:

@@ -31,10 +31,12 @@ from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.kokoro import weights
 from izwi_lab.families.kokoro.config import KokoroConfig
-from izwi_lab.families.kokoro.processor import Processor, Request, check_text
+from izwi_lab.families.kokoro.processor import Processor, Request, check_text, unheard
 from izwi_lab.families.kokoro.steps import AcousticFeatures, AcousticStep, ProsodyStep
 from izwi_lab.families.kokoro.vocoder import IstftVocoder
 from izwi_lab.families.kokoro.voices import DEFAULT, Voices
+from izwi_lab.families.shared.closed import ClosedNet
+from izwi_lab.families.shared.describe import describe
 from izwi_lab.families.shared.steps import Prompt, Session
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
 from izwi_lab.results import AudioChunk, Speech, Timing
@@ -111,11 +113,13 @@ class Kokoro:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights as held in memory."""
-        return self._nbytes
+        return 0 if isinstance(self.net, ClosedNet) else self._nbytes
+
+    __repr__ = describe
 
     def close(self) -> None:
         """Drop the weights; the model cannot be used afterwards."""
-        self.net = self.codec.net = None
+        self.net = self.codec.net = ClosedNet(self.variant.id)
 
     def tap(self, patterns: str | Sequence[str], *, replace: Replace | None = None) -> AbstractContextManager[Taps]:
         """Read or replace intermediates by name: "bert*", "predictor.*", "F0", "decoder.*", "generator.*", "audio"."""
@@ -261,9 +265,11 @@ class Kokoro:
         clips: list[Audio] = []
         first = 0.0
         prompt_tokens = 0
+        notes = list(request.notes)
         marks = {"prefill": 0.0, "decode": 0.0}
         for prompt, audio, prefill_s, decode_s in self._spoken(text, request, seed, cancel, phonemes):
             clips.append(audio)
+            notes += unheard(prompt)
             first = first or time.perf_counter() - started
             prompt_tokens += len(prompt)
             marks["prefill"] += prefill_s
@@ -285,6 +291,7 @@ class Kokoro:
             model=self.variant.id,
             backend=self.plan.backend,
             timing=timing,
+            notes=tuple(dict.fromkeys(notes)),
         )
 
     def stream(
@@ -316,7 +323,8 @@ class Kokoro:
         while True:
             following = next(prompts, None)  # one ahead, to know which chunk is the last; G2P takes a millisecond
             audio, _, _ = self._speak(prompt, _piece_seed(base, index), cancel)
-            yield AudioChunk(audio, index, text=prompt.text, is_final=following is None)
+            notes = (*(request.notes if index == 0 else ()), *unheard(prompt))
+            yield AudioChunk(audio, index, text=prompt.text, is_final=following is None, notes=notes)
             if following is None:
                 return
             prompt, index = following, index + 1

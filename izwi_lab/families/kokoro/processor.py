@@ -22,6 +22,15 @@ FIRST_PHONEMES = 120  # of the first piece, about eight seconds: it decides when
 BOUNDARY = "$"  # how the id 0 around every piece is shown
 
 
+def unheard(prompt: Prompt) -> tuple[str, ...]:
+    """What of a prompt's text is not heard, as notes for the listener."""
+    dropped = prompt.extras.get("dropped", ())
+    return (f"not spoken: {' '.join(map(str, dropped))}",) if dropped else ()
+
+
+_ENGLISH_VOICES = ("a", "b")  # American, British: the first letter of a voice's name says its language
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Checked options of one request."""
@@ -29,6 +38,7 @@ class Request:
     blend: tuple[tuple[str, float], ...]
     speed: float
     british: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def voice(self) -> str:
@@ -57,7 +67,10 @@ class Processor:
             )
         blend = self.voices.parse(voice)
         loudest = max(blend, key=lambda pair: pair[1])[0]
-        return Request(blend, float(speed), is_british(language, loudest))
+        british = is_british(language, loudest)
+        foreign = [] if language else [name for name, _ in blend if name[:1] not in _ENGLISH_VOICES]
+        note = f"{', '.join(foreign)}: made for another language, reads the text as English" if foreign else ""
+        return Request(blend, float(speed), british, (note,) if note else ())
 
     def prompts(self, text: str, request: Request, *, phonemes: str | None = None) -> Iterator[Prompt]:
         """One Prompt per piece, in order, made as they are asked for.

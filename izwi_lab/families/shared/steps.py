@@ -56,6 +56,10 @@ class Step:
     seconds: float
     backend: Backend
 
+    def __repr__(self) -> str:
+        shapes = f"logits {list(self.logits.shape)}, hidden {list(self.hidden.shape)}"
+        return f"{type(self).__name__}({self.index}, {shapes}, {self.seconds * 1000:.1f} ms)"
+
     def numpy(self) -> np.ndarray:
         """The logits on the host, float32 [V]."""
         return self.backend.numpy(self.logits)
@@ -104,6 +108,10 @@ class Session:
         self.last: Step | None = None
         self.started_s = time.perf_counter()
         self._trim, self._adopt = trim, adopt
+
+    def __repr__(self) -> str:
+        state = f"done: {self.finish_reason}" if self.done else f"at {self.position}"
+        return f"Session({state}, {len(self.tokens)} tokens, seed {self.seed}, {self.nbytes / 1e6:.1f} MB)"
 
     def fork(self) -> Session:
         """An independent copy: both may go on from here without seeing each other."""

@@ -26,6 +26,7 @@ from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import CheckpointError, InvalidInputError
+from izwi_lab.families.shared.describe import describe
 from izwi_lab.families.shared.detokenizer import Detokenizer, StopStrings
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
 from izwi_lab.families.shared.sampling import GREEDY, Sampling, sample_token
@@ -59,6 +60,8 @@ class TextModel:
     def nbytes(self) -> int:
         """Bytes of the weights as held in memory."""
         return int(self.net.weight_bytes()) if self.net is not None else 0
+
+    __repr__ = describe
 
     def close(self) -> None:
         """Drop the weights; the model cannot be used afterwards."""

@@ -36,6 +36,7 @@ from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import AudioError, CheckpointError, InvalidInputError
 from izwi_lab.families.shared.closed import ClosedNet
+from izwi_lab.families.shared.describe import describe
 from izwi_lab.families.shared.mel import whisper_log_mel
 from izwi_lab.families.shared.sampling import Sampling, sample_token
 from izwi_lab.families.shared.steps import Prompt, Session, Step
@@ -86,6 +87,8 @@ class WhisperModel:
     def languages(self) -> tuple[str, ...]:
         """The language codes this model knows."""
         return tuple(LANGUAGES)[: len(self.processor.tokens.languages)] if self.config.multilingual else ("en",)
+
+    __repr__ = describe
 
     def close(self) -> None:
         """Drop the weights; the model cannot be used afterwards."""

@@ -6,7 +6,7 @@ import kokoro_reference as reference
 import numpy as np
 import pytest
 import torch
-from kokoro_models import plan
+from kokoro_models import plan, tiny_model
 
 from izwi_lab import catalog
 from izwi_lab.audio import Audio
@@ -226,3 +226,26 @@ def test_dummy_weights_build_the_full_size():
     assert np.all(np.isfinite(by_hand(model, model.tokenize("Hello."), 0)))
     with pytest.raises(InvalidInputError, match="folder"):
         load(catalog.get("Kokoro-82M"), None, plan("torch"), model.backend, layout="kokoro_onnx")
+
+
+def test_what_is_not_heard_is_noted(torch_tiny):
+    speech = torch_tiny.generate("Hello 你好 world.", voice="af_heart")
+    assert any("not spoken" in n and "你" in n for n in speech.notes)
+    chunks = list(torch_tiny.stream("Hello 你好 world.", voice="af_heart"))
+    assert tuple(n for c in chunks for n in c.notes) == speech.notes
+    assert torch_tiny.generate("Hello.", voice="af_heart").notes == ()
+
+
+def test_a_voice_of_another_language_says_that_it_reads_english(torch_tiny):
+    (note,) = torch_tiny.generate("Hello.", voice="jf_alpha").notes
+    assert note.startswith("jf_alpha: made for another language")
+    assert torch_tiny.generate("Hello.", voice="jf_alpha", language="en").notes == ()
+
+
+def test_a_model_shows_itself_and_is_refused_once_closed():
+    model = tiny_model("torch")
+    assert repr(model).startswith(f"{type(model).__name__}(Kokoro-82M, torch cpu")
+    model.close()
+    assert model.nbytes == 0
+    with pytest.raises(InvalidInputError, match="was closed"):
+        model.generate("Hello.", voice="af_heart")
