@@ -7,8 +7,10 @@ made them, so all work of one MLX device runs on one thread; streams hand it one
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from izwi_lab.backends.base import Backend
@@ -46,9 +48,10 @@ class DeviceThread:
         self._name = name
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=self._remember)
         self._ident: int | None = None
+        self._native_id: int | None = None
 
     def _remember(self) -> None:
-        self._ident = threading.get_ident()
+        self._ident, self._native_id = threading.get_ident(), threading.get_native_id()
 
     def run(self, work: Callable[[], T], token: CancelToken) -> T:
         """Run `work` on the device's thread; at once when called from there."""
@@ -71,6 +74,24 @@ class DeviceThread:
         """Finish what is queued and end the thread."""
         if threading.get_ident() != self._ident:
             self._pool.shutdown()
+            _wait_for_the_end(self._native_id)
+
+
+def _wait_for_the_end(native_id: int | None) -> None:
+    """Wait until the operating system has ended a thread that Python has already joined.
+
+    MLX keeps compiled functions per thread and drops them, taking Python's lock, when the thread ends: after the join.
+    If Python is ending by then, the process aborts.
+    """
+    if native_id is None:
+        return
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():  # macOS does not list threads; what is left to do there takes microseconds
+        time.sleep(0.05)
+        return
+    end_s = time.monotonic() + 5.0
+    while (tasks / str(native_id)).exists() and time.monotonic() < end_s:
+        time.sleep(0.001)
 
 
 class Executors:

@@ -120,3 +120,12 @@ print(next(stream).text)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "a\n", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs a list of this process's threads")
+def test_a_closed_device_thread_has_ended_for_the_system_too() -> None:
+    thread = DeviceThread("ending")
+    native_id = thread.run(threading.get_native_id, CancelToken())
+    assert (Path("/proc/self/task") / str(native_id)).exists()
+    thread.close()
+    assert not (Path("/proc/self/task") / str(native_id)).exists()
