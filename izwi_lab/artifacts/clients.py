@@ -160,11 +160,12 @@ def _run_client(package: Package, work: Path, meter: Meter, stop: threading.Even
 def _grown(package: Package, work: Path) -> int:
     """Bytes that have arrived so far. The client may briefly hold the archive twice, hence the cap."""
     total = 0
-    for path in work.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() and path.name != _LOG else 0
-        except OSError:
-            continue  # the client moved it between listing and looking
+    for folder, _, names in os.walk(work):  # unlike rglob it passes over folders that vanish under it
+        for name in names:
+            try:
+                total += (Path(folder) / name).stat().st_size if name != _LOG else 0
+            except OSError:
+                continue  # the client moved it between listing and looking
     return min(total, package.bytes) if package.bytes else total
 
 

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shutil
+import threading
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -240,3 +241,24 @@ def test_hostile_ids_are_refused(shelf: Shelf, home: Path, model_id: str) -> Non
     row, _, _ = two_npm(shelf)
     with pytest.raises(InvalidInputError, match="cannot be a folder name"):
         artifacts.fetch(replace(row, id=model_id))
+
+
+def test_progress_is_read_while_the_client_tidies_up(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    over = threading.Event()
+
+    def tidy() -> None:
+        while not over.is_set():
+            deep = tmp_path / "unpack" / "a" / "b"
+            deep.mkdir(parents=True)
+            (deep / "x").write_bytes(b"1")
+            shutil.rmtree(tmp_path / "unpack")
+
+    client = threading.Thread(target=tidy)
+    client.start()
+    try:
+        seen = {clients._grown(Package("pip", "x", "1"), tmp_path) for _ in range(3000)}
+    finally:
+        over.set()
+        client.join()
+    assert seen <= {5, 6}
