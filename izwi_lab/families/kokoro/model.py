@@ -267,7 +267,7 @@ class Kokoro:
         prompt_tokens = 0
         notes = list(request.notes)
         marks = {"prefill": 0.0, "decode": 0.0}
-        for prompt, audio, prefill_s, decode_s in self._spoken(text, request, seed, cancel, phonemes):
+        for prompt, _, audio, prefill_s, decode_s in self._spoken(text, request, seed, cancel, phonemes):
             clips.append(audio)
             notes += unheard(prompt)
             first = first or time.perf_counter() - started
@@ -316,25 +316,18 @@ class Kokoro:
     def _chunks(
         self, text: str, request: Request, seed: int | None, cancel: CancelToken | None, phonemes: str | None
     ) -> Iterator[AudioChunk]:
-        prompts = self._processor.prompts(text, request, phonemes=phonemes)
-        base = _base_seed(seed)
-        prompt = next(prompts)
-        index = 0
-        while True:
-            following = next(prompts, None)  # one ahead, to know which chunk is the last; G2P takes a millisecond
-            audio, _, _ = self._speak(prompt, _piece_seed(base, index), cancel)
+        for index, (prompt, last, audio, _, _) in enumerate(self._spoken(text, request, seed, cancel, phonemes)):
             notes = (*(request.notes if index == 0 else ()), *unheard(prompt))
-            yield AudioChunk(audio, index, text=prompt.text, is_final=following is None, notes=notes)
-            if following is None:
-                return
-            prompt, index = following, index + 1
+            yield AudioChunk(audio, index, text=prompt.text, is_final=last, notes=notes)
 
     def _spoken(
         self, text: str, request: Request, seed: int | None, cancel: CancelToken | None, phonemes: str | None
-    ) -> Iterator[tuple[Prompt, Audio, float, float]]:
+    ) -> Iterator[tuple[Prompt, bool, Audio, float, float]]:
+        """Each piece, whether it is the last, its sound, and the seconds of prefill and of the rest."""
         base = _base_seed(seed)
-        for index, prompt in enumerate(self._processor.prompts(text, request, phonemes=phonemes)):
-            yield prompt, *self._speak(prompt, _piece_seed(base, index), cancel)
+        prompts = self._processor.prompts(text, request, phonemes=phonemes)
+        for index, (prompt, last) in enumerate(_marking_the_last(prompts)):
+            yield prompt, last, *self._speak(prompt, _piece_seed(base, index), cancel)
 
     def _speak(self, prompt: Prompt, seed: int, cancel: CancelToken | None) -> tuple[Audio, float, float]:
         """One piece: exactly the verbs that a caller would use. Also the seconds of prefill and of the rest."""
@@ -349,6 +342,15 @@ class Kokoro:
         audio = self.codec.decode(session.codes)
         check()
         return audio, prosody.seconds, time.perf_counter() - started
+
+
+def _marking_the_last(prompts: Iterator[Prompt]) -> Iterator[tuple[Prompt, bool]]:
+    """Each prompt and whether it is the last; one is read ahead, which is cheap beside speaking it."""
+    prompt = next(prompts)
+    for following in prompts:
+        yield prompt, False
+        prompt = following
+    yield prompt, True
 
 
 def _never() -> None:
