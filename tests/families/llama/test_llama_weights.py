@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from starter_weights import fetched
 from tiny_llama import VARIANT, open_model
 
-from izwi_lab import artifacts
 from izwi_lab.backends import native
 from izwi_lab.backends.mlx_backend import MLXBackend
-from izwi_lab.errors import UnreachableError
 from izwi_lab.families.shared.steps import Prompt
 
 pytestmark = pytest.mark.weights
@@ -20,10 +19,7 @@ GOLDEN = json.loads(Path(__file__).with_name("golden_smollm2.json").read_text())
 
 @pytest.fixture(scope="module")
 def local():
-    try:
-        return artifacts.fetch(VARIANT, source="starter")
-    except UnreachableError as error:
-        pytest.skip(str(error))
+    return fetched(VARIANT.id, source="starter")
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starter_weights import fetched
 
-from izwi_lab import artifacts, catalog
 from izwi_lab.artifacts.silero_onnx_reader import open_folder
 from izwi_lab.audio import Audio
 from izwi_lab.backends.base import BackendPlan
-from izwi_lab.errors import ArtifactError, CheckpointError
+from izwi_lab.errors import CheckpointError
 from izwi_lab.families.silero_vad import model as silero
 
 pytestmark = pytest.mark.weights
@@ -19,10 +19,7 @@ pytestmark = pytest.mark.weights
 
 @pytest.fixture(scope="module")
 def local():
-    try:
-        return artifacts.fetch(catalog.get("Silero-VAD-v6"))
-    except ArtifactError as error:
-        pytest.skip(f"the registry cannot be reached: {error}")
+    return fetched("Silero-VAD-v6")
 
 
 @pytest.fixture(scope="module")

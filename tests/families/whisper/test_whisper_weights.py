@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starter_weights import fetched
 
-from izwi_lab import artifacts, catalog
 from izwi_lab.artifacts.checkpoint import open_checkpoint
 from izwi_lab.audio import Audio
 from izwi_lab.backends import native
 from izwi_lab.backends.base import BackendPlan
 from izwi_lab.backends.torch_backend import TorchBackend
-from izwi_lab.errors import ArtifactError, InvalidInputError
+from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.stitching import words_of
 from izwi_lab.families.whisper import model as whisper
 from izwi_lab.families.whisper import weights
@@ -22,13 +22,6 @@ from izwi_lab.families.whisper import weights
 pytestmark = pytest.mark.weights
 
 CLIPS = Path(__file__).parents[2] / "data" / "librivox"
-
-
-def fetched(name: str):
-    try:
-        return artifacts.fetch(catalog.get(name))
-    except ArtifactError as error:
-        pytest.skip(f"the registry cannot be reached: {error}")
 
 
 def load(name: str, dtype: str):
