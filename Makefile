@@ -16,11 +16,11 @@ $(VENV)/bin/python:
 # torch first and on its own, so that the pinned build is the one everything else builds on
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
-	$(PIP) --editable '.[torch,mlx,audio,starter]'
+	$(PIP) --editable '.[torch,mlx,audio,grammar,starter]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run tests/references.txt
-	$(PIP) --editable '.[torch,mlx,audio,starter,lab,dev]'
+	$(PIP) --editable '.[torch,mlx,audio,grammar,starter,lab,dev]'
 	$(PIP) --no-deps --requirement tests/references.txt
 	@touch $@
 

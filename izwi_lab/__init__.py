@@ -21,6 +21,7 @@ _HOME = {
     "engine": "izwi_lab.runtime.api",
     "devices": "izwi_lab.backends.detect",
     "InferenceEngine": "izwi_lab.runtime.service",
+    "quantize": "izwi_lab.families.shared.quantise",
     "Audio": "izwi_lab.audio",
     "Sampling": "izwi_lab.families.shared.sampling",
     "CancelToken": "izwi_lab.cancel",
@@ -31,10 +32,15 @@ _HOME = {
     "AudioChunk": "izwi_lab.results",
     "TextDelta": "izwi_lab.results",
     "ChatReply": "izwi_lab.results",
+    "TokenLogprob": "izwi_lab.results",
+    "ToolCall": "izwi_lab.results",
+    "Usage": "izwi_lab.results",
+    "PromptLookup": "izwi_lab.families.shared.speculative",
+    "DraftModel": "izwi_lab.families.shared.speculative",
     "Timing": "izwi_lab.results",
     "IzwiError": "izwi_lab.errors",
 }
-_MODULES = ("catalog", "errors", "bench")
+_MODULES = ("catalog", "errors", "bench", "lab")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 

@@ -22,7 +22,7 @@ from izwi_lab.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from izwi_lab.audio import Audio
-    from izwi_lab.results import ChatReply, Segment, Speech, Timing, Transcript
+    from izwi_lab.results import ChatReply, Segment, Speech, Timing, Transcript, Usage
 
 EMBED_MAX_S = 120.0
 _WAVE_WIDTH, _WAVE_HEIGHT = 600, 64
@@ -154,10 +154,24 @@ def transcript_html(transcript: Transcript) -> str:
 
 
 def chat_html(reply: ChatReply) -> str:
-    """The answer, and where it came from. The text is shown as it is, no markup is run."""
+    """The answer, its thoughts folded away, its calls, and where it came from. The text is shown as it is, not run."""
     stopped = "" if reply.finish_reason == "stop" else f"finished by {reply.finish_reason}"
-    facts = _facts(reply.model, reply.backend, f"{len(reply.tokens)} tokens", _timed(reply.timing), stopped)
-    return f'<div>{_paragraph(reply.text)}<div style="{_GREY}">{escape(facts)}</div></div>'
+    count = f"{len(reply.tokens)} tokens"
+    facts = _facts(reply.model, reply.backend, count, _counted(reply.usage), _timed(reply.timing), stopped)
+    thought = ""
+    if reply.reasoning:
+        size = f" ({reply.usage.reasoning_tokens} tokens)" if reply.usage.reasoning_tokens else ""
+        thought = f'<details><summary style="{_GREY}">Reasoning{size}</summary>{_paragraph(reply.reasoning)}</details>'
+    calls = "".join(f"<div>calls <code>{escape(c.name)}({escape(c.arguments)})</code></div>" for c in reply.tool_calls)
+    said = _paragraph(reply.text) if reply.text or not calls else ""
+    return f'<div>{thought}{said}{calls}<div style="{_GREY}">{escape(facts)}</div></div>'
+
+
+def _counted(usage: Usage) -> str:
+    if not usage.prompt_tokens:
+        return ""
+    cached = f", {usage.cached_tokens} of them kept from before" if usage.cached_tokens else ""
+    return f"after {usage.prompt_tokens} of prompt{cached}"
 
 
 def timing_html(timing: Timing) -> str:

@@ -222,19 +222,74 @@ class AudioChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was, by the model's own distribution: before temperature, penalties and grammars.
+
+    logprob: natural logarithm. top: the likeliest tokens at that place, best first, where they were asked for.
+    raw: the bytes of the token, which alone may be no whole character.
+    """
+
+    token: int
+    text: str
+    logprob: float
+    raw: bytes = b""
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model wants called. arguments: JSON text, checked to be an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens counted. prompt_tokens: all that came before the answer, read or not; completion_tokens: of the answer,
+    end token included; cached_tokens: those of the prompt that a cache held; reasoning_tokens: those of the answer
+    that were thought, tags included.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of streamed text: whole characters. `token` is the id that completed it; finish_reason on the last."""
+    """A piece of streamed text: whole characters. `token` is the id that completed it.
+
+    reasoning: what was thought in this piece, apart from `text`. logprob: where asked for, of a token that is content.
+    On the last delta alone: finish_reason, tool_calls, usage.
+    """
 
     text: str
     index: int
     token: int | None = None
-    logprob: float | None = None
+    logprob: TokenLogprob | None = None
     finish_reason: str | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A chat answer. finish_reason: "stop" (end token or stop string), "length" (max_tokens) or "cancelled"."""
+    """A chat answer.
+
+    finish_reason: "stop" (end token, stop string or the end of a grammar), "length" (max_tokens or a full context),
+    "tool_calls" or "cancelled". tokens: all of the answer, with those of thoughts and calls. reasoning: what the model
+    thought before it answered. logprobs: if asked for, one for each token of content, so none for thoughts, calls and
+    the end token; those of a stop string are there.
+    """
 
     text: str
     finish_reason: str
@@ -242,6 +297,10 @@ class ChatReply:
     model: str = ""
     backend: str = ""
     timing: Timing = field(default_factory=Timing)
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    usage: Usage = field(default_factory=Usage)
 
     def __str__(self) -> str:
         return self.text

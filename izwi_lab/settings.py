@@ -7,6 +7,7 @@ dtype = "bfloat16"
 models_dir = "/data/izwi"  # IZWI_MODELS_DIR
 idle_ttl_s = 600           # unload a model that nobody used for this long
 memory_budget = "12 GB"    # bytes, or a number with MB, GB, MiB or GiB
+prompt_cache = "1 GB"      # what each chat model keeps of its conversations; 0 keeps nothing
 threads = 8                # IZWI_NUM_THREADS
 """
 
@@ -38,7 +39,8 @@ class Settings:
     """What the environment and the configuration file ask for; None where they say nothing.
 
     mlx: IZWI_ENABLE_MLX_RUNTIME, True prefers MLX and False forbids it. idle_ttl_s: seconds; memory_budget: bytes of
-    loaded models. sources: for each value that is set, the variable or file it came from.
+    loaded models; prompt_cache: bytes of each model's conversations. sources: for each value that is set, the variable
+    or file it came from.
     """
 
     backend: str | None = None
@@ -47,6 +49,7 @@ class Settings:
     models_dir: Path | None = None
     idle_ttl_s: float | None = None
     memory_budget: int | None = None
+    prompt_cache: int | None = None
     threads: int | None = None
     mlx: bool | None = None
     sources: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -154,6 +157,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "models_dir": _path,
     "idle_ttl_s": _seconds,
     "memory_budget": _bytes,
+    "prompt_cache": lambda value: 0 if value in (0, "0") and value is not False else _bytes(value),
     "threads": _threads,
     "mlx": _switch,
 }

@@ -12,9 +12,11 @@ import pytest
 import izwi_lab
 
 NAMES = [
-    *("__version__", "load", "speak", "transcribe", "chat", "engine", "devices", "InferenceEngine", "Audio"),
+    *("__version__", "load", "speak", "transcribe", "chat", "engine", "devices", "InferenceEngine", "quantize"),
+    "Audio",
     *("Sampling", "CancelToken", "Transcript", "Segment", "Word", "Speech", "AudioChunk", "TextDelta", "ChatReply"),
-    *("Timing", "IzwiError", "catalog", "errors", "bench"),
+    *("TokenLogprob", "ToolCall", "Usage", "PromptLookup", "DraftModel", "Timing", "IzwiError"),
+    *("catalog", "errors", "bench", "lab"),
 ]
 
 CATALOG_NAMES = [
@@ -37,9 +39,31 @@ SIGNATURES = {
         "seed=None, cancel=None, timeout_s=None"
     ),
     "izwi_lab.runtime.api:chat": (
-        "messages, *, sampling=None, max_tokens=512, stop=(), model=None, seed=None, cancel=None, timeout_s=None"
+        "messages, *, sampling=None, max_tokens=512, stop=(), thinking=None, tools=(), tool_choice='auto', "
+        "response_format=None, logprobs=None, truncation='error', speculative=None, model=None, seed=None, "
+        "cancel=None, timeout_s=None"
     ),
     "izwi_lab.runtime.api:engine": "",
+    **{
+        f"izwi_lab.runtime.service:InferenceEngine.{verb}": (
+            "self, messages, *, model=None, sampling=None, max_tokens=512, stop=(), seed=None, thinking=None, "
+            "tools=(), tool_choice='auto', response_format=None, logprobs=None, truncation='error', speculative=None, "
+            "backend=None, device=None, dtype=None, cancel=None, timeout_s=None, download=True, progress=None"
+        )
+        for verb in ("chat", "stream_chat")
+    },
+    **{
+        f"izwi_lab.families.shared.text_model:TextModel.{verb}": (
+            "self, prompt, *, sampling=None, max_tokens=512, stop=(), seed=None, thinking=None, tools=(), "
+            "tool_choice='auto', response_format=None, logprobs=None, truncation='error', speculative=None, "
+            "session=None, cache=None, cancel=None"
+        )
+        for verb in ("generate", "stream")
+    },
+    "izwi_lab.families.shared.text_model:TextModel.tokenize": (
+        "self, messages, *, template=True, tools=(), thinking=None"
+    ),
+    "izwi_lab.families.shared.quantise:quantize": "model, *, bits=4, group_size=64",
     "izwi_lab.backends.detect:devices": "",
     "izwi_lab.backends.detect:survey": "",
     "izwi_lab.backends:open_backend": "plan",

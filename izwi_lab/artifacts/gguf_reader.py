@@ -1,7 +1,8 @@
-"""Checkpoints in GGUF: header checked before it is trusted, tensors mapped, legacy 4 and 8 bit blocks kept quantised.
+"""Checkpoints in GGUF: header checked before it is trusted, tensors mapped, blocks of 4 to 8 bits kept quantised.
 
-Q4_0, Q4_1 and Q8_0 become AffineTensor exactly (groups of 32); F32, F16 and BF16 are views of the file; other types
-are dequantised to float32 by the `gguf` package. Format: ggml docs/gguf.md, versions 2 and 3.
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K become AffineTensor exactly (`gguf_blocks.py`); F32, F16 and BF16 are
+views of the file; other types are dequantised to float32 by the `gguf` package. Format: ggml docs/gguf.md, versions 2
+and 3.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from izwi_lab.artifacts.gguf_blocks import AFFINE, affine, expanded
 from izwi_lab.artifacts.gguf_header import Cursor, Field, read_fields
 from izwi_lab.artifacts.tensors import AffineTensor, Tensor
-from izwi_lab.errors import CheckpointError, MissingExtraError
+from izwi_lab.errors import CheckpointError
 
 # ggml type -> (name, values per block, bytes per block); ggml.h and ggml-common.h of llama.cpp b6000
 _TYPES = {
@@ -71,7 +73,7 @@ class GGUFCheckpoint:
     @property
     def quantised(self) -> frozenset[str]:
         """Names of the tensors that `read` gives as AffineTensor."""
-        return frozenset(n for n, e in self._entries.items() if e.type in _AFFINE)
+        return frozenset(n for n, e in self._entries.items() if e.type in AFFINE)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape [out, in] without reading the data."""
@@ -96,10 +98,10 @@ class GGUFCheckpoint:
             stored, dtype = plain
             return Tensor(raw.view(stored).reshape(entry.shape), dtype)
         out: Tensor | AffineTensor
-        if entry.type in _AFFINE:
-            out = _AFFINE[entry.type](raw, entry.shape)
+        if entry.type in AFFINE:
+            out = affine(entry.type, raw, entry.shape)
         else:
-            out = _dequantised(raw, entry)
+            out = expanded(raw, entry.type_id, entry.shape)
         del raw
         self._release(entry)
         return out
@@ -225,73 +227,3 @@ def _check_overlaps(cursor: Cursor, entries: Mapping[str, Entry]) -> None:
         if entry.start < end:
             raise cursor.broken(f"lets the tensors {last!r} and {name!r} overlap")
         end, last = entry.start + entry.nbytes, name
-
-
-def _nibbles(blocks: np.ndarray) -> np.ndarray:
-    """Ggml's order (low halves are values 0-15, high halves 16-31) to ours: uint8 [n, 16] -> uint32 [n, 4]."""
-    words = np.ascontiguousarray(blocks).view("<u8")  # [n, 2]: sixteen nibble pairs
-    low, high = words & 0x0F0F0F0F0F0F0F0F, (words >> 4) & 0x0F0F0F0F0F0F0F0F
-    out = np.empty((len(words), 4), "<u4")
-    for at, part in ((0, low), (2, high)):
-        pairs = part | (part >> 4)  # bytes 0, 2, 4, 6 now hold two neighbours each
-        pairs &= 0x00FF00FF00FF00FF
-        pairs |= pairs >> 8
-        pairs &= 0x0000FFFF0000FFFF
-        pairs |= pairs >> 16
-        out[:, at : at + 2] = pairs.astype("<u4")  # the lower 32 bits
-    return out
-
-
-def _affine(
-    codes: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int, shape: tuple[int, ...]
-) -> AffineTensor:
-    out, groups = math.prod(shape[:-1]), shape[-1] // 32
-    return AffineTensor(
-        codes.reshape(out, groups * bits), scales.reshape(out, groups), biases.reshape(out, groups), bits, 32
-    )
-
-
-def _scaled(scales: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """(scales, factor * scales) as float16 where that is exact, else float32."""
-    half = np.ascontiguousarray(scales)
-    wide = half.astype(np.float32) * np.float32(factor)
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(np.float16)
-    if np.array_equal(narrow.astype(np.float32), wide):
-        return half, narrow
-    return half.astype(np.float32), wide
-
-
-def _q4_0(raw: np.ndarray, shape: tuple[int, ...]) -> AffineTensor:
-    blocks = raw.reshape(-1, 18)  # half d, 16 bytes of codes; w = d * (q - 8)
-    scales, biases = _scaled(np.ascontiguousarray(blocks[:, :2]).view("<f2"), -8.0)
-    return _affine(_nibbles(blocks[:, 2:]), scales, biases, 4, shape)
-
-
-def _q4_1(raw: np.ndarray, shape: tuple[int, ...]) -> AffineTensor:
-    blocks = raw.reshape(-1, 20)  # half d, half m, 16 bytes of codes; w = d * q + m
-    head = np.ascontiguousarray(blocks[:, :4]).view("<f2")
-    return _affine(
-        _nibbles(blocks[:, 4:]), np.ascontiguousarray(head[:, 0]), np.ascontiguousarray(head[:, 1]), 4, shape
-    )
-
-
-def _q8_0(raw: np.ndarray, shape: tuple[int, ...]) -> AffineTensor:
-    blocks = raw.reshape(-1, 34)  # half d, 32 signed codes; w = d * q
-    scales, biases = _scaled(np.ascontiguousarray(blocks[:, :2]).view("<f2"), -128.0)
-    codes = blocks[:, 2:] ^ np.uint8(0x80)  # signed to unsigned: + 128
-    return _affine(codes.view("<u4"), scales, biases, 8, shape)
-
-
-_AFFINE = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0}
-
-
-def _dequantised(raw: np.ndarray, entry: Entry) -> Tensor:
-    try:
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-    except ImportError:
-        raise MissingExtraError("gguf", "starter") from None
-    rows = raw.reshape(*entry.shape[:-1], -1)
-    values = dequantize(rows, GGMLQuantizationType(entry.type_id))
-    return Tensor(np.asarray(values, np.float32).reshape(entry.shape), "float32")

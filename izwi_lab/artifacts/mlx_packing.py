@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.artifacts.tensors import AffineTensor, Tensor, unpack_codes
 from izwi_lab.errors import CheckpointError
 
 _BITS = (2, 3, 4, 5, 6, 8)
-_KEPT_BITS = (4, 8)  # what AffineTensor holds; the other widths are unpacked to dense
+_KEPT_BITS = (4, 5, 6, 8)  # what AffineTensor holds; the other widths are unpacked to dense
+_KEPT_GROUPS = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +96,12 @@ def _check_shapes(triplet: Triplet, shape: Callable[[str], tuple[int, ...]]) -> 
 
 
 def assemble(triplet: Triplet, codes: Tensor, scales: Tensor, biases: Tensor) -> Tensor | AffineTensor:
-    """The matrix as AffineTensor (4 and 8 bits, rank 2), else dense float32."""
+    """The matrix as AffineTensor (4, 5, 6 and 8 bits, rank 2, groups up to 128), else dense float32."""
     if codes.dtype != "uint32":
         raise CheckpointError(f"{triplet.codes} has dtype {codes.dtype}; quantised codes are uint32.")
     scale, bias = scales.float32(), biases.float32()
-    if triplet.bits in _KEPT_BITS and codes.data.ndim == 2:
+    if triplet.bits in _KEPT_BITS and triplet.group_size in _KEPT_GROUPS and codes.data.ndim == 2:
         return AffineTensor(codes.data, scale, bias, triplet.bits, triplet.group_size)
-    values = unpack(codes.data, triplet.bits)
+    values = unpack_codes(codes.data, triplet.bits)
     grouped = values.reshape(*scale.shape, triplet.group_size).astype(np.float32)
     return Tensor((grouped * scale[..., None] + bias[..., None]).reshape(values.shape), "float32")
-
-
-def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Codes of any width: uint32 [..., n] -> uint8 [..., n * 32 / bits]. A code may straddle two words."""
-    stream = np.unpackbits(np.ascontiguousarray(packed).view(np.uint8), axis=-1, bitorder="little")
-    codes = stream.reshape(*packed.shape[:-1], -1, bits)
-    weights = (1 << np.arange(bits)).astype(np.uint8)
-    return np.asarray((codes * weights).sum(axis=-1, dtype=np.uint8))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+STEP_COLUMNS = 256  # columns that share a float16 step: ggml QK_K
 DTYPE_BYTES = {
     "float32": 4,
     "float16": 2,
@@ -56,12 +57,36 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class AffineTensor:
-    """A matrix [out, in] in affine groups along `in`: w = q * scale + bias, q unsigned of `bits` bits (4 or 8).
+class Steps:
+    """Small integers times float16 steps, exactly: value[n, g] = ints[n, g] * steps[n, g * group / STEP_COLUMNS].
 
-    q: uint32 [out, in * bits / 32], first value in the lowest bits (the MLX packing); scales, biases: float32, or
-    float16 where that is exact, [out, in / group_size]. GGUF Q4_0, Q4_1 and Q8_0 map onto it exactly, as do 4 and
-    8 bit MLX checkpoints.
+    ints: int8 [out, in / group]; steps: float16 [out, in / STEP_COLUMNS]. How K-quants store scales: 10 bits a group
+    in place of 32.
+    """
+
+    ints: np.ndarray
+    steps: np.ndarray
+
+    def float32(self) -> np.ndarray:
+        """The values, float32 [out, in / group]: 11 bits times 7 are exact."""
+        groups = self.ints.reshape(*self.steps.shape, -1).astype(np.float32)
+        values: np.ndarray = (groups * self.steps.astype(np.float32)[..., None]).reshape(self.ints.shape)
+        return values
+
+    def rows(self, index: np.ndarray | slice) -> Steps:
+        """Some of the rows."""
+        return Steps(self.ints[index], self.steps[index])
+
+
+@dataclass(frozen=True, slots=True)
+class AffineTensor:
+    """A matrix [out, in] in affine groups along `in`: w = q * scale + bias, q unsigned of `bits` bits (4, 5, 6 or 8).
+
+    q: uint32 [out, in * bits / 32], a bit stream along the row, first value in the lowest bits (the MLX packing; codes
+    of 5 and 6 bits straddle words); scales, biases: float32, or float16 where that is exact, [out, in / group_size],
+    groups of 16, 32, 64 or 128. scale_steps, bias_steps: the same values taken apart, where the checkpoint does; a
+    matrix has none, the first alone (biases are then -2^(bits - 1) * scale), or both.
+    GGUF Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K map onto it exactly, as do MLX checkpoints of these widths.
     """
 
     q: np.ndarray
@@ -69,6 +94,8 @@ class AffineTensor:
     biases: np.ndarray
     bits: int
     group_size: int
+    scale_steps: Steps | None = None
+    bias_steps: Steps | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,16 +107,58 @@ class AffineTensor:
         """Bytes of codes, scales and biases."""
         return int(self.q.nbytes + self.scales.nbytes + self.biases.nbytes)
 
+    def rows(self, index: np.ndarray | slice) -> AffineTensor:
+        """Some of the rows, in the order of `index`."""
+        return AffineTensor(
+            self.q[index],
+            self.scales[index],
+            self.biases[index],
+            self.bits,
+            self.group_size,
+            self.scale_steps and self.scale_steps.rows(index),
+            self.bias_steps and self.bias_steps.rows(index),
+        )
+
     def codes(self) -> np.ndarray:
         """The codes unpacked: uint8 [out, in]."""
-        if self.bits == 8:
-            return np.ascontiguousarray(self.q).view(np.uint8).reshape(self.shape)
-        pair = np.ascontiguousarray(self.q).view(np.uint8)
-        return np.stack([pair & 15, pair >> 4], axis=-1).reshape(self.shape)
+        return unpack_codes(self.q, self.bits)
 
     def float32(self) -> np.ndarray:
         """The dense matrix, float32 [out, in]."""
         out, width = self.shape
         groups = self.codes().reshape(out, width // self.group_size, self.group_size).astype(np.float32)
-        dense: np.ndarray = (groups * self.scales[..., None] + self.biases[..., None]).reshape(out, width)
-        return dense
+        groups *= self.scales[..., None].astype(np.float32)
+        groups += self.biases[..., None].astype(np.float32)
+        return groups.reshape(out, width)
+
+
+def unpack_codes(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of 1 to 8 bits from a bit stream along the last axis: uint32 [..., n] -> uint8 [..., n * 32 / bits]."""
+    stream = np.ascontiguousarray(packed).view(np.uint8)
+    if bits == 8:
+        return stream
+    if bits == 4:
+        return np.stack([stream & 15, stream >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+    # Eight codes are `bits` bytes: they fit a 64-bit word.
+    eights = np.zeros((*packed.shape[:-1], stream.shape[-1] // bits, 8), np.uint8)
+    eights[..., :bits] = stream.reshape(*eights.shape[:-1], bits)
+    words = eights.view("<u8")
+    codes: np.ndarray = np.empty(eights.shape, np.uint8)
+    for i in range(8):
+        codes[..., i] = (words[..., 0] >> np.uint64(i * bits)) & np.uint64((1 << bits) - 1)
+    return codes.reshape(*packed.shape[:-1], -1)
+
+
+def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes uint8 [..., in] to a bit stream along the last axis: uint32 [..., in * bits / 32]; in: multiple of 32."""
+    if bits == 8:
+        return np.ascontiguousarray(codes).view("<u4")
+    if bits == 4:
+        pairs = np.ascontiguousarray(codes).view("<u2")
+        return np.ascontiguousarray((pairs | (pairs >> 4)).astype(np.uint8)).view("<u4")
+    eights = codes.reshape(*codes.shape[:-1], -1, 8)
+    words = np.zeros(eights.shape[:-1], "<u8")
+    for i in range(8):
+        words |= eights[..., i].astype("<u8") << np.uint64(i * bits)
+    stream = words[..., None].view(np.uint8)[..., :bits]
+    return np.ascontiguousarray(stream.reshape(*codes.shape[:-1], -1)).view("<u4")

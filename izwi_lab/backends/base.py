@@ -99,6 +99,9 @@ class Backend(Protocol):
     def parameters(self, net: Net) -> dict[str, tuple[int, ...]]:
         """Parameter names and their shapes in canonical (torch) layout; equal on both backends."""
 
+    def weight(self, net: Net, name: str) -> Tensor:
+        """A dense parameter of a net on the host, in canonical layout and as held: bfloat16 as its bits."""
+
     def inference(self) -> AbstractContextManager[None]:
         """Context for running nets: no gradients recorded, the thread count chosen once."""
 

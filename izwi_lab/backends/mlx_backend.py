@@ -14,7 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from izwi_lab.artifacts.tensors import AffineTensor, Tensor
-from izwi_lab.backends.loading import check_names, random_weight, split
+from izwi_lab.backends.loading import AFFINE_PARTS, check_names, random_weight, split
 
 # Canonical (torch) axes -> MLX axes, by the class of the module that owns the weight.
 _AXES = {nn.Conv1d: (0, 2, 1), nn.Conv2d: (0, 2, 3, 1), nn.ConvTranspose1d: (1, 2, 0), nn.ConvTranspose2d: (1, 2, 3, 0)}
@@ -66,11 +66,12 @@ class MLXBackend:
         axes = _axes_by_name(net)
         expected = self._shapes(net, axes)
         if weights is None:
-            dense = {n: random_weight(n, s, seed) for n, s in expected.items()}
+            given: Mapping[str, Tensor] = _Made(expected, seed, self.dtype, keep_float32)
         else:
-            held = {n: s for n, s in expected.items() if not n.endswith((".q", ".scales", ".biases")) or n in dense}
+            held = {n: s for n, s in expected.items() if not n.endswith(AFFINE_PARTS) or n in dense}
             check_names(held, {k: w.shape for k, w in dense.items()})
-        loaded = [(k, self._dense(k, w, axes.get(k), keep_float32)) for k, w in dense.items()]
+            given = dense
+        loaded = [(k, self._dense(k, given[k], axes.get(k), keep_float32)) for k in given]
         net.update(tree_unflatten(loaded))
         net.eval()
         net.freeze()
@@ -107,6 +108,17 @@ class MLXBackend:
             out[name] = shape
         return out
 
+    def weight(self, net: nn.Module, name: str) -> Tensor:
+        """A parameter on the host; see Backend.weight."""
+        value: Any = net
+        for part in name.split("."):
+            value = value[int(part)] if isinstance(value, (list, tuple)) else value[part]
+        if axes := _axes_by_name(net).get(name):
+            value = value.transpose([axes.index(i) for i in range(len(axes))])
+        if value.dtype == mx.bfloat16:
+            return Tensor(np.array(value.view(mx.uint16)), "bfloat16")
+        return Tensor.of(np.array(value))
+
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Run on this backend's device."""
@@ -134,6 +146,25 @@ class MLXBackend:
     def memory_bytes(self) -> int:
         """Bytes MLX holds."""
         return int(mx.get_active_memory())
+
+
+class _Made(Mapping[str, Tensor]):
+    """Random weights by name, made when they are asked for and not kept."""
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: str, keep_float32: Sequence[str]
+    ) -> None:
+        self._shapes, self._seed, self._dtype, self._wide = shapes, seed, dtype, keep_float32
+
+    def __getitem__(self, name: str) -> Tensor:
+        wide = any(fnmatch.fnmatchcase(name, p) for p in self._wide)
+        return random_weight(name, self._shapes[name], self._seed, "float32" if wide else self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
 
 
 def _axes_by_name(net: nn.Module) -> dict[str, tuple[int, ...]]:

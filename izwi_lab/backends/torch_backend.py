@@ -16,7 +16,7 @@ import torch.overrides
 from izwi_lab import settings
 from izwi_lab.artifacts.tensors import AffineTensor, Tensor
 from izwi_lab.backends import host
-from izwi_lab.backends.loading import check_names, random_weight, split
+from izwi_lab.backends.loading import AFFINE_PARTS, check_names, random_weight, split
 
 _threads_once = threading.Lock()
 _threads_chosen = False
@@ -83,12 +83,15 @@ class TorchBackend:
         expected = {k: tuple(v.shape) for k, v in net.state_dict().items()}
         if weights is None:
             for name, shape in expected.items():
-                state[name] = self._dense(name, random_weight(name, shape, seed), keep_float32)
+                wide = any(fnmatch.fnmatchcase(name, p) for p in keep_float32)
+                made = random_weight(name, shape, seed, "float32" if wide else self.dtype)
+                state[name] = self._dense(name, made, keep_float32)
         else:
-            held = {n: s for n, s in expected.items() if not n.endswith((".q", ".scales", ".biases")) or n in dense}
+            held = {n: s for n, s in expected.items() if not n.endswith(AFFINE_PARTS) or n in dense}
             check_names(held, {k: w.shape for k, w in dense.items()})
             state = {k: self._dense(k, w, keep_float32, keep_stored) for k, w in dense.items()}
         net.load_state_dict(state, strict=not quantised, assign=True)
+        state.clear()  # fusing replaces parameters: the ones before must not be held any longer
         for parameter in net.parameters():
             parameter.requires_grad_(False)
         net.eval()
@@ -115,6 +118,14 @@ class TorchBackend:
     def parameters(self, net: torch.nn.Module) -> dict[str, tuple[int, ...]]:
         """Parameter shapes by name."""
         return {k: tuple(v.shape) for k, v in net.state_dict().items()}
+
+    def weight(self, net: torch.nn.Module, name: str) -> Tensor:
+        """A parameter on the host; see Backend.weight."""
+        owner, _, leaf = name.rpartition(".")
+        host = getattr(net.get_submodule(owner), leaf).detach().to("cpu")
+        if host.dtype == torch.bfloat16:
+            return Tensor(host.view(torch.int16).numpy().view(np.uint16), "bfloat16")
+        return Tensor.of(host.numpy())
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ class Measurement:
     first_s: to the first token or first audio. prefill_s ends when the first token is known, decode_s spans the
     `tokens` after it. audio_s: seconds of audio made or heard. cpu_s: processor seconds, filled in by the worker.
     quality: word error rate. input, output: digests of what was read and what came out, to see that contenders agree.
+    read_bytes: weights and caches that must cross the memory bus during decode_s, each counted once for each token.
     others: share of the machine's processors that other programs used meanwhile, filled in by the harness.
     """
 
@@ -41,6 +42,7 @@ class Measurement:
     tokens: int = 0
     cpu_s: float | None = None
     quality: float | None = None
+    read_bytes: int = 0
     input: str = ""
     output: str = ""
     others: float | None = None
@@ -60,6 +62,11 @@ class Measurement:
         """Tokens generated per second after the first."""
         return self.tokens / self.decode_s if self.decode_s and self.tokens else None
 
+    @property
+    def read_gbps(self) -> float | None:
+        """Gigabytes that had to be read per second of decoding."""
+        return self.read_bytes / self.decode_s / 1e9 if self.decode_s and self.read_bytes else None
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -76,6 +83,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("real_time", "x real time", "higher", lambda m: m.real_time),
     Metric("prefill_tps", "prefill tokens/s", "higher", lambda m: m.prefill_tps, 0),
     Metric("decode_tps", "decode tokens/s", "higher", lambda m: m.decode_tps, 1),
+    Metric("read_gbps", "GB/s read", "higher", lambda m: m.read_gbps, 1),
     Metric("first_s", "first output s", "lower", lambda m: m.first_s, 3),
     Metric("total_s", "total s", "lower", lambda m: m.total_s),
     Metric("cpu_s", "processor s", "lower", lambda m: m.cpu_s),
@@ -97,7 +105,8 @@ class Contender(Protocol):
 class ContenderSpec:
     """How to build a contender: `target` is "module:Class", called with `options` as keywords.
 
-    role: "ours" or "peer". unavailable: a reason known beforehand; such a contender is recorded and never started.
+    role: "ours", "peer", or "limit" (the machine itself, which no program can beat). unavailable: a reason known
+    beforehand; such a contender is recorded and never started.
     search_path: folders put on the worker's import path. Options may hold paths; the record keeps only `settings`.
     """
 
@@ -117,6 +126,8 @@ class CaseResult:
     status: "ok", "missing" (not installed, no such device), "failed" or "timeout"; `reason` says more.
     prepare_s: the first load, which may convert a checkpoint; load_s: the loads after it, each in a fresh process.
     peak_bytes: the process's highest resident memory; device_bytes: the framework's memory on an accelerator.
+    base_bytes: resident before the model was loaded (interpreter, framework); working_bytes: the highest after it was;
+    needed_bytes: weights and caches, where the contender can tell.
     discarded: runs not kept because other programs disturbed the round they belong to.
     """
 
@@ -131,9 +142,21 @@ class CaseResult:
     loaded_bytes: int = 0
     peak_bytes: int = 0
     device_bytes: int = 0
+    base_bytes: int = 0
+    working_bytes: int = 0
+    needed_bytes: int = 0
     runs: tuple[Measurement, ...] = ()
     discarded: int = 0
     packages: tuple[str, ...] = ()
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """Memory at work over weights and caches; the interpreter and the framework's code are not counted.
+
+        On an accelerator the framework's own figure, elsewhere the process's resident memory above base_bytes.
+        """
+        at_work = self.device_bytes or self.working_bytes - self.base_bytes
+        return at_work / self.needed_bytes if self.needed_bytes and at_work > 0 else None
 
 
 def plain(value: Any) -> Any:

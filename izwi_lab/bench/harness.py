@@ -19,6 +19,7 @@ from izwi_lab.errors import InvalidInputError
 
 Say = Callable[[str], None]
 DISTURBED = 0.15
+_BYTES = ("peak_bytes", "device_bytes", "base_bytes", "working_bytes", "needed_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,7 @@ class _Case:
             prepare_s=self.loads[0] if self.loads else None,
             load_s=tuple(self.loads[1:]),
             loaded_bytes=self.loaded_bytes,
-            peak_bytes=int(memory.get("peak_bytes", 0)),  # type: ignore[call-overload]
-            device_bytes=int(memory.get("device_bytes", 0)),  # type: ignore[call-overload]
+            **{name: int(memory.get(name, 0)) for name in _BYTES},  # type: ignore[call-overload]
             runs=tuple(self.runs),
             discarded=self.discarded,
             packages=tuple(memory.get("packages", ())),  # type: ignore[arg-type]

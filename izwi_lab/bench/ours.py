@@ -5,8 +5,9 @@ Clocks stop after `backend.synchronize()`, so that a device's queued work is cou
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from izwi_lab.bench.contender import Measurement, Workload
@@ -77,19 +78,17 @@ class Ours:
 
     def _chat(self, data: Mapping[str, Any]) -> Measurement:
         """Prefill, then sample and decode by hand: the loop that `generate` is."""
-        model, n = self._model, int(data["tokens"])
+        n = int(data["tokens"])
         prompt = self._prompt(data)
-        session = model.session(seed=0, max_tokens=n + 1)
+        session = self._session(n + 1)
         start_s = time.perf_counter()
-        step = model.prefill(session, prompt)
-        token = model.sample(session, step)
+        found = self._tokens(session, self._model.prefill(session, prompt))
+        tokens = [next(found)]
         prefilled_s = self._now_s()
-        tokens = [token]
-        for _ in range(n):
-            step = model.decode(session, token)
-            token = model.sample(session, step)
-            tokens.append(token)
+        tokens += itertools.islice(found, n)
         end_s = self._now_s()
+        if len(tokens) <= n:
+            raise RuntimeError(f"an end token came after {len(tokens)} tokens; give the model a prompt it goes on with")
         return Measurement(
             total_s=end_s - start_s,
             first_s=prefilled_s - start_s,
@@ -100,6 +99,18 @@ class Ours:
             input=digest(prompt.ids.tolist()),
             output=digest([int(token) for token in tokens]),
         )
+
+    def _session(self, max_tokens: int) -> Any:
+        return self._model.session(seed=0, max_tokens=max_tokens)
+
+    def _tokens(self, session: Any, step: Any) -> Iterator[int]:
+        """Greedy tokens from `step` on; nothing is computed before it is asked for."""
+        while True:
+            token = self._model.sample(session, step)
+            yield token
+            step = self._model.decode(session, token)
+            if session.done:
+                return
 
     def _prompt(self, data: Mapping[str, Any]) -> Any:
         import numpy as np

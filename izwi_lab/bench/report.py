@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from izwi_lab.bench import record
 from izwi_lab.bench.contender import METRICS, CaseResult, Metric
 from izwi_lab.bench.harness import DISTURBED
 from izwi_lab.bench.record import Record, Table
-from izwi_lab.bench.stats import Ratio, Spread, ratios, same_input, spread, values_of
+from izwi_lab.bench.stats import Ratio, Spread, ratios, same_input, share_of_limit, spread, values_of
 from izwi_lab.errors import MissingExtraError
 
 _LABELS = {m.name: m.label for m in METRICS} | {"load_s": "load s", "peak_bytes": "peak memory"}
@@ -21,9 +21,10 @@ _HEADLINE = {"chat": ("decode_tps", "prefill_tps"), "tts": ("real_time",), "asr"
 def table_markdown(table: Table) -> str:
     """One workload: a row per contender with medians and (lowest to highest), then ratios."""
     metrics = [m for m in METRICS if any(values_of(case, m) for case in table.cases)]
-    header = ["", *(m.label for m in metrics), "load s", "peak MB"]
+    extras = [extra for extra in _EXTRAS if any(extra[1](case, table) for case in table.cases)]
+    header = ["", *(m.label for m in metrics), *(label for label, _ in extras), "load s", "peak MB"]
     rows = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    rows += [_row(case, metrics) for case in table.cases if case.runs]
+    rows += [_row(case, metrics, [of(case, table) for _, of in extras]) for case in table.cases if case.runs]
     lines = [f"### {table.subject}: {table.workload.title}", ""]
     if any(case.runs for case in table.cases):
         lines += [*_lines(rows), ""]
@@ -31,6 +32,7 @@ def table_markdown(table: Table) -> str:
     lines += _disturbance(table)
     if not same_input(table.cases):
         lines += ["- The contenders did not read the same ids; compare with care."]
+    lines += _agreement(table)
     lines += _ratio_lines(table)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -87,7 +89,10 @@ _LEGEND = (
     "lowest and highest. All contenders of a table were loaded at once, each in its own process, and took turns; a "
     "ratio is formed run by run between neighbours in time, and its median is what to trust on a busy machine. "
     "*x real time*: seconds of audio per second of work. *first output*: to the first token, segment or audio. "
-    "*peak MB*: the process's highest resident memory, weights mapped from disk included."
+    "*peak MB*: the process's highest resident memory, weights mapped from disk included. *GB/s read*: weights touched "
+    "once per token, and the keys and values that attention sees, per second of decoding; *of memory bandwidth*: that "
+    "over what the machine read in a plain sum over 1 GB (on a GPU: a copy) in the same round. *memory / (weights + "
+    "KV)*: the highest memory after loading, without what interpreter and framework hold before it."
 )
 
 
@@ -106,7 +111,7 @@ def _circumstances(rec: Record) -> list[str]:
     ]
 
 
-_PEERS = ["onnxruntime", "faster-whisper", "ctranslate2", "llama-cpp-python", "transformers"]
+_PEERS = ["onnxruntime", "faster-whisper", "ctranslate2", "llama-cpp-python", "transformers", "mlx-lm"]
 _SHOWN = frozenset(["izwi-lab", "torch", "mlx", "numpy", "tokenizers", *_PEERS])
 
 
@@ -114,13 +119,33 @@ def _canonical(distribution: str) -> str:
     return distribution.lower().replace("_", "-")
 
 
-def _row(case: CaseResult, metrics: Iterable[Metric]) -> list[str]:
+def _share(case: CaseResult, table: Table) -> str:
+    found = share_of_limit(case, table.cases)
+    if found is None:
+        return ""
+    s = found.spread
+    span = f" ({100 * s.low:.0f} to {100 * s.high:.0f})" if s.count > 1 else ""
+    return f"{100 * s.median:.0f} %{span}"
+
+
+def _memory_ratio(case: CaseResult, table: Table) -> str:
+    found = case.memory_ratio
+    return "" if found is None else f"{found:.2f}"
+
+
+_EXTRAS: tuple[tuple[str, Callable[[CaseResult, Table], str]], ...] = (
+    ("of memory bandwidth", _share),
+    ("memory / (weights + KV)", _memory_ratio),
+)
+
+
+def _row(case: CaseResult, metrics: Iterable[Metric], extras: Sequence[str]) -> list[str]:
     name = f"**{case.contender}**" if case.role == "ours" else case.contender
     cells = [_spread(spread(values_of(case, m)), m.digits) for m in metrics]
     peak = f"{case.peak_bytes / 1e6:.0f}"
     if case.device_bytes:
         peak += f" + {case.device_bytes / 1e6:.0f} on the device"
-    return [name, *cells, _spread(spread(case.load_s), 2), peak]
+    return [name, *cells, *extras, _spread(spread(case.load_s), 2), peak]
 
 
 def _disturbance(table: Table) -> list[str]:
@@ -135,13 +160,27 @@ def _disturbance(table: Table) -> list[str]:
     return lines
 
 
+def _agreement(table: Table) -> list[str]:
+    """Which contenders of a chat wrote the same tokens as ours (kernels round differently, so not all need to)."""
+    outputs = {c.contender: {run.output for run in c.runs} for c in table.cases if c.runs and c.runs[0].output}
+    if table.workload.task != "chat" or len(outputs) < 2:
+        return []
+    (first, wrote), *others = outputs.items()
+    same = [name for name, found in others if found == wrote]
+    rest = [name for name, found in others if found != wrote]
+    parts = [f"the same tokens as {first}: {', '.join(same)}"] if same else []
+    parts += [f"other tokens than {first}: {', '.join(rest)}"] if rest else []
+    return [f"- Wrote {'; '.join(parts)}."]
+
+
 def _ratio_lines(table: Table) -> list[str]:
     found = ratios(table.cases, reference=table.reference_case)
     couples = sorted({(r.ours, r.peer) for r in found}, key=lambda pair: pair[1])
     lines = []
     for ours, peer in couples:
         shown = ", ".join(_ratio(r) for r in found if (r.ours, r.peer) == (ours, peer) and r.metric in _QUOTED)
-        lines.append(f"- {ours} / {peer}: {shown}")
+        if shown:
+            lines.append(f"- {ours} / {peer}: {shown}")
     return lines
 
 

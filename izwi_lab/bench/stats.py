@@ -30,6 +30,10 @@ class Ratio:
     spread: Spread
 
 
+LIMIT = "limit"
+_READ = next(m for m in METRICS if m.name == "read_gbps")
+
+
 def spread(values: Sequence[float]) -> Spread | None:
     """Median, minimum and maximum; None without values."""
     return Spread(statistics.median(values), min(values), max(values), len(values)) if values else None
@@ -50,19 +54,26 @@ def ratio(ours: CaseResult, peer: CaseResult, metric: Metric) -> Ratio | None:
 def ratios(cases: Sequence[CaseResult], *, reference: CaseResult | None = None) -> list[Ratio]:
     """Every metric of every case of ours against every peer, peak memory and load time included.
 
-    reference: compare all other cases with this one instead of ours with the peers.
+    Against a limit of the machine only what was read per second. reference: compare all other cases with this one
+    instead of ours with the peers.
     """
     if reference is None:
         couples = [(a, b) for a in cases for b in cases if a.role == "ours" and b.role == "peer"]
     else:
-        couples = [(a, reference) for a in cases if a is not reference]
+        couples = [(a, reference) for a in cases if a is not reference and a.role != LIMIT]
     found: list[Ratio] = []
     for a, b in couples:
         if not (a.runs and b.runs):
             continue
         found += [r for metric in METRICS if (r := ratio(a, b, metric)) is not None]
         found += _of_process(a, b)
-    return found
+    return [*found, *(share for a in cases if (share := share_of_limit(a, cases)) is not None)]
+
+
+def share_of_limit(case: CaseResult, cases: Sequence[CaseResult]) -> Ratio | None:
+    """What a case read per second over what the machine can read, run by run; None without a limit among `cases`."""
+    limit = next((c for c in cases if c.role == LIMIT), None)
+    return ratio(case, limit, _READ) if limit is not None and case.role != LIMIT else None
 
 
 def _of_process(a: CaseResult, b: CaseResult) -> list[Ratio]:
@@ -77,4 +88,4 @@ def _of_process(a: CaseResult, b: CaseResult) -> list[Ratio]:
 
 def same_input(cases: Sequence[CaseResult]) -> bool:
     """True when every run of every case read the same ids or samples."""
-    return len({run.input for case in cases for run in case.runs}) <= 1
+    return len({run.input for case in cases for run in case.runs if run.input}) <= 1

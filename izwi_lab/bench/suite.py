@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,12 +30,17 @@ REFERENCE_PLACE = "torch cpu"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How ours is loaded, and where the material lies. recording: a .npy made by `record_speech`."""
+    """How ours is loaded, and where the material lies. recording: a .npy made by `record_speech`.
+
+    target: the class of ours; extra: options of it beside those of `Ours`.
+    """
 
     backend: str | None = None
     device: str | None = None
     dtype: str | None = None
     load_format: str = "auto"
+    target: str = "izwi_lab.bench.ours:Ours"
+    extra: Mapping[str, Any] = field(default_factory=dict)
     recording: Workload | None = None
     recording_missing: str = ""
 
@@ -68,24 +73,28 @@ def against_peers(
     *,
     peers_folder: Path | None = PEERS_FOLDER,
     against: str = "",
+    limits: Sequence[ContenderSpec] = (),
     say: Say,
 ) -> Table:
-    """Ours beside the peers of the variant. peers_folder: None leaves them out; against: part of the names to keep."""
-    workload, unavailable = _workload(variant, options)
+    """Ours beside the peers of the variant. peers_folder: None leaves them out; against: part of the names to keep.
+
+    limits: contenders that measure the machine itself.
+    """
+    workload, unavailable = workload_of(variant, options)
     peers = _peers(variant, peers_folder) if peers_folder else []
-    contenders = [_ours(variant, options, name="izwi-lab"), *(peer for peer in peers if against in peer.name)]
+    contenders = [ours(variant, options, name="izwi-lab"), *(peer for peer in peers if against in peer.name), *limits]
     say(f"{variant.id}: {workload.title}")
     return Table(variant.id, workload, run_in_turn(workload, _marked(contenders, unavailable), plan=plan, say=say))
 
 
 def across_backends(variant: ModelVariant, options: Options, plan: Plan, *, say: Say) -> Table:
     """Ours on every place there is; a place that is missing here is a row with the router's reason."""
-    workload, unavailable = _workload(variant, options)
+    workload, unavailable = workload_of(variant, options)
     contenders = []
     for backend, device in PLACES:
         here = replace(options, backend=backend, device=device)
         reason = _rejection(variant, here)
-        contenders.append(_ours(variant, here, name=f"{backend} {device.partition(':')[0]}", unavailable=reason))
+        contenders.append(ours(variant, here, name=f"{backend} {device.partition(':')[0]}", unavailable=reason))
     say(f"{variant.id}: {workload.title}")
     cases = run_in_turn(workload, _marked(contenders, unavailable), plan=plan, say=say)
     return Table(variant.id, workload, cases, REFERENCE_PLACE)
@@ -109,7 +118,7 @@ def _peer_module(folder: Path) -> ModuleType | None:
     return module
 
 
-def _workload(variant: ModelVariant, options: Options) -> tuple[Workload, str]:
+def workload_of(variant: ModelVariant, options: Options) -> tuple[Workload, str]:
     """The variant's standard workload, and why it cannot be run where it cannot."""
     dummy = options.load_format == "dummy"
     if variant.task is Task.CHAT:
@@ -127,7 +136,8 @@ def _workload(variant: ModelVariant, options: Options) -> tuple[Workload, str]:
     )
 
 
-def _ours(variant: ModelVariant, options: Options, *, name: str, unavailable: str = "") -> ContenderSpec:
+def ours(variant: ModelVariant, options: Options, *, name: str, unavailable: str = "") -> ContenderSpec:
+    """Our own contender for a variant; its files are fetched now, and where they cannot be had its row says so."""
     settings = {
         "backend": options.backend,
         "device": options.device,
@@ -136,10 +146,11 @@ def _ours(variant: ModelVariant, options: Options, *, name: str, unavailable: st
     }
     return ContenderSpec(
         name,
-        "izwi_lab.bench.ours:Ours",
+        options.target,
         role="ours",
-        options={"model": variant.id, **settings},
-        settings={k: v for k, v in settings.items() if v is not None},
+        options={"model": variant.id, **settings, **options.extra},
+        settings={k: v for k, v in {**settings, **options.extra}.items() if v is not None},
+        search_path=(str(_SOURCE),),
         unavailable=unavailable or _not_obtainable(variant, options),
     )
 

@@ -6,6 +6,7 @@ in, {"ok": ...} out. Answers go to the original standard output; whatever a libr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -40,6 +41,18 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process now; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0
+
+
+def _forget_peak() -> None:
+    """Let `peak_bytes` begin anew (Linux; elsewhere it keeps counting from the start)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _processor_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
@@ -51,6 +64,7 @@ class Worker:
     def __init__(self) -> None:
         self._spec: dict[str, Any] = {}
         self._contender: Contender | None = None
+        self._loading_peak_bytes = 0
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         """Do one command; every fault becomes an answer that says what happened."""
@@ -84,13 +98,18 @@ class Worker:
     def _ready(self, command: dict[str, Any]) -> dict[str, Any]:
         """Wait for what the contender still prepares behind its first load, such as compiling kernels."""
         ready = getattr(self._contender, "ready", None)
-        return {"facts": plain(ready()) if ready is not None else {}}
+        facts = plain(ready()) if ready is not None else {}
+        self._loading_peak_bytes = peak_bytes()
+        _forget_peak()
+        return {"facts": facts}
 
     def _memory(self, command: dict[str, Any]) -> dict[str, Any]:
-        of_device = getattr(self._contender, "device_bytes", None)
+        working = peak_bytes()
+        told = {name: getattr(self._contender, name, None) for name in ("device_bytes", "base_bytes", "needed_bytes")}
         return {
-            "peak_bytes": peak_bytes(),
-            "device_bytes": int(of_device()) if of_device is not None else 0,
+            "peak_bytes": max(working, self._loading_peak_bytes),
+            "working_bytes": working,
+            **{name: int(tell()) if tell is not None else 0 for name, tell in told.items()},
             "packages": sorted({name.partition(".")[0] for name in sys.modules}),
         }
 

@@ -39,6 +39,12 @@ PROSE = (
     "existence. By a former marriage, Mr. Henry Dashwood had one son: by his present lady, three daughters."
 )
 
+# A counting-out rhyme's way of going on: a model that has read it a few times says it again.
+ROUND = (
+    "One for the master, and one for the dame, and one for the little boy who lives down the lane.\n"
+    "Baa, baa, black sheep, have you any wool? Yes, sir, yes, sir, three bags full.\n"
+)
+
 SENTENCE = (
     "The kettle began to sing while the rain ran down the window, and nobody in the kitchen wanted to speak first."
 )
@@ -60,18 +66,32 @@ CLIPS: Mapping[str, str] = {
 CLIP_ORDER = ("0870", "0880", "0890", "0920", "0930", "0870", "0890", "0880")
 
 
-def chat(*, tokens: int = NEW_TOKENS, add_bos: bool = False, synthetic: bool = False) -> Workload:
-    """A plain prompt of PROMPT_TOKENS ids read at once, then `tokens` greedy ones; an end token does not end it.
+def chat(
+    *,
+    prompt_tokens: int = PROMPT_TOKENS,
+    tokens: int = NEW_TOKENS,
+    add_bos: bool = False,
+    synthetic: bool = False,
+) -> Workload:
+    """A plain prompt of `prompt_tokens` ids read at once, then `tokens` greedy ones.
 
     synthetic: ids are made up instead of tokenized, for a model without its tokenizer.
     """
     data = {
         "text": "" if synthetic else PROSE,
-        "prompt_tokens": PROMPT_TOKENS,
+        "prompt_tokens": prompt_tokens,
         "tokens": tokens,
         "add_bos": add_bos,
     }
-    return Workload("chat", "chat", f"{PROMPT_TOKENS}-token prompt, {tokens} tokens greedy", data)
+    return Workload("chat", "chat", f"{prompt_tokens}-token prompt, {tokens} tokens greedy", data)
+
+
+def repetitive(*, tokens: int = NEW_TOKENS, add_bos: bool = False) -> Workload:
+    """Like `chat`, with a prompt that says the same again and again, as code, tables and quotations do."""
+    data = {"text": ROUND * 12, "prompt_tokens": PROMPT_TOKENS, "tokens": tokens, "add_bos": add_bos}
+    return Workload(
+        "repetitive", "chat", f"{PROMPT_TOKENS}-token prompt that repeats itself, {tokens} tokens greedy", data
+    )
 
 
 def tts(*, voice: str | None = "af_heart", language: str | None = None) -> Workload:

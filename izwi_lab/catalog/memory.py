@@ -174,6 +174,8 @@ def _decoder(values: Mapping[str, Any], *, fixed: int | None = None) -> tuple[At
     kv_heads = values.get("num_key_value_heads", heads)
     head_dim = values.get("head_dim") or values["hidden_size"] // heads
     layers, window = values["num_hidden_layers"], values.get("sliding_window")
+    if "full_attn_idxs" in values:  # LFM2: the other layers keep a few inputs of a convolution
+        return (AttentionCache(len(values["full_attn_idxs"]), kv_heads, head_dim),)
     if every := values.get("sliding_window_pattern"):  # Gemma 3: every sixth layer sees everything
         full = layers // every
         return (

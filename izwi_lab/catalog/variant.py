@@ -29,6 +29,7 @@ class Family(StrEnum):
     SILERO_VAD = "silero_vad"
     QWEN3 = "qwen3"
     GEMMA3 = "gemma3"
+    LFM2 = "lfm2"
     QWEN3_TTS = "qwen3_tts"
     QWEN3_TTS_12HZ = "qwen3_tts_12hz"
     QWEN3_ASR = "qwen3_asr"

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from izwi_lab.backends.base import Backend, BackendPlan
     from izwi_lab.cancel import CancelToken
     from izwi_lab.catalog.variant import ModelVariant
+    from izwi_lab.families.shared.prompt_cache import PromptCache
     from izwi_lab.families.shared.sampling import Sampling
+    from izwi_lab.families.shared.speculative import Drafts
     from izwi_lab.families.shared.steps import Prompt, Session, Step
     from izwi_lab.families.shared.taps import Taps
     from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Transcript
@@ -39,9 +41,16 @@ class Model(Protocol):
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """Text in, text out."""
+    """Text in, text out. The options of an answer are those of ChatOptions; `cache` lends it a session."""
 
-    def tokenize(self, messages: str | Sequence[Mapping[str, Any]], *, template: bool = True) -> Prompt: ...
+    def tokenize(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        *,
+        template: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+        thinking: bool | None = None,
+    ) -> Prompt: ...
     def session(self, *, seed: int | None = None, max_tokens: int | None = None) -> Session: ...
     def prefill(self, session: Session, prompt: Prompt) -> Step: ...
     def sample(self, session: Session, step: Step, sampling: Sampling | None = None) -> int: ...
@@ -55,6 +64,14 @@ class ChatModel(Protocol):
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         seed: int | None = None,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
+        truncation: str = "error",
+        speculative: Drafts | None = None,
+        cache: PromptCache | None = None,
         cancel: CancelToken | None = None,
     ) -> ChatReply: ...
     def stream(
@@ -65,6 +82,14 @@ class ChatModel(Protocol):
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         seed: int | None = None,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
+        truncation: str = "error",
+        speculative: Drafts | None = None,
+        cache: PromptCache | None = None,
         cancel: CancelToken | None = None,
     ) -> Iterator[TextDelta]: ...
 

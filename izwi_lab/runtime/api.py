@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from izwi_lab import settings
 from izwi_lab.runtime.core import Progress
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from izwi_lab.cancel import CancelToken
     from izwi_lab.families.protocols import Model
     from izwi_lab.families.shared.sampling import Sampling
+    from izwi_lab.families.shared.speculative import Drafts
     from izwi_lab.results import ChatReply, Speech, Transcript
 
 _lock = threading.Lock()
@@ -144,12 +145,37 @@ def chat(
     sampling: Sampling | None = None,
     max_tokens: int = 512,
     stop: Sequence[str] = (),
+    thinking: bool | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    tool_choice: str | Mapping[str, Any] = "auto",
+    response_format: Mapping[str, Any] | None = None,
+    logprobs: int | None = None,
+    truncation: str = "error",
+    speculative: Drafts | None = None,
     model: ModelName | None = None,
     seed: int | None = None,
     cancel: CancelToken | None = None,
     timeout_s: float | None = None,
 ) -> ChatReply:
     """Answer `messages`: a string, or a list of {"role": ..., "content": ...}. Greedy unless `sampling` is given.
+
+    Args:
+        messages: with the answers so far; the next turn of a conversation reads only what is new.
+        sampling: temperature and the like.
+        max_tokens: of the answer, thoughts included.
+        stop: texts that end it.
+        thinking: True or False where the model can be asked; None leaves its default. See `reply.reasoning`.
+        tools: functions the model may ask for, as OpenAI describes them. See `reply.tool_calls`.
+        tool_choice: "auto", "none", "required", or {"type": "function", "function": {"name": ...}}.
+        response_format: {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": ...}} or
+            {"type": "regex", "regex": ...}: an answer that finished with "stop" satisfies it.
+        logprobs: how many of the likeliest tokens to show beside each token, 0 to 20. See `reply.logprobs`.
+        truncation: for a prompt longer than the context: "error", or "oldest" leaves out the oldest turns.
+        speculative: a PromptLookup or DraftModel, for speed; the answer's distribution is the same.
+        model: a catalog id, hub repo or folder; None takes the default.
+        seed: fixes the random numbers.
+        cancel: stops the answer, from any thread.
+        timeout_s: seconds until it is stopped the same way.
 
     For text as it is written: `engine().stream_chat`.
 
@@ -160,6 +186,13 @@ def chat(
         sampling=sampling,
         max_tokens=max_tokens,
         stop=stop,
+        thinking=thinking,
+        tools=tools,
+        tool_choice=tool_choice,
+        response_format=response_format,
+        logprobs=logprobs,
+        truncation=truncation,
+        speculative=speculative,
         model=model,
         seed=seed,
         cancel=cancel,

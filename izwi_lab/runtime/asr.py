@@ -12,6 +12,7 @@ from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import AudioError, InvalidInputError
 from izwi_lab.families.protocols import Model, RecognitionModel
 from izwi_lab.results import Segment, Transcript
+from izwi_lab.runtime.registry import Lease
 from izwi_lab.runtime.types import Limits, TranscriptionRequest, check_number, check_text
 
 TASK = Task.ASR
@@ -46,9 +47,9 @@ def _opened(request: TranscriptionRequest, limits: Limits) -> Audio:
     return audio
 
 
-def run(model: Model, request: TranscriptionRequest, cancel: CancelToken) -> Transcript:
+def run(lease: Lease, request: TranscriptionRequest, cancel: CancelToken) -> Transcript:
     """Hear it all, then return."""
-    return _listener(model).generate(
+    return _listener(lease.model).generate(
         cast(Audio, request.audio),
         language=request.language,
         task=request.task,
@@ -60,9 +61,9 @@ def run(model: Model, request: TranscriptionRequest, cancel: CancelToken) -> Tra
     )
 
 
-def stream(model: Model, request: TranscriptionRequest, cancel: CancelToken) -> Iterator[Segment]:
+def stream(lease: Lease, request: TranscriptionRequest, cancel: CancelToken) -> Iterator[Segment]:
     """Hear it segment by segment; the segments are those of `run`."""
-    return _listener(model).stream(
+    return _listener(lease.model).stream(
         cast(Audio, request.audio),
         language=request.language,
         task=request.task,

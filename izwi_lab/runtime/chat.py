@@ -8,9 +8,10 @@ from typing import cast
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import InvalidInputError
-from izwi_lab.families.protocols import ChatModel, Model
-from izwi_lab.families.shared.sampling import Sampling
+from izwi_lab.families.protocols import ChatModel
+from izwi_lab.families.shared.chat_options import ChatOptions
 from izwi_lab.results import ChatReply, TextDelta
+from izwi_lab.runtime.registry import Lease
 from izwi_lab.runtime.types import ChatRequest, Limits, check_text
 
 TASK = Task.CHAT
@@ -22,19 +23,25 @@ def check(request: ChatRequest, limits: Limits) -> ChatRequest:
     texts = _texts(request.messages)
     if not any(t.strip() for t in texts):
         raise InvalidInputError("There is nothing to answer: every message is empty.", hint=_HINT)
-    chars = sum(map(len, texts))
+    chars = sum(map(len, texts)) + sum(map(len, _within(request.tools)))
     if chars > limits.chat_chars:
         raise InvalidInputError(
-            f"The messages have {chars} characters, more than the {limits.chat_chars} of one request.",
+            f"Messages and tools have {chars} characters, more than the {limits.chat_chars} of one request.",
             hint="Shorten them, or make the engine with larger limits=Limits(chat_chars=...).",
         )
-    if isinstance(request.max_tokens, bool) or not isinstance(request.max_tokens, int) or request.max_tokens < 1:
-        raise InvalidInputError(f"max_tokens must be a whole number of 1 or more, got {request.max_tokens!r}.")
-    if request.sampling is not None and not isinstance(request.sampling, Sampling):
-        raise InvalidInputError(f"sampling must be a Sampling or None, got {request.sampling!r:.80}.")
-    stop: object = request.stop
-    if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
-        raise InvalidInputError(f"stop must be a list of non-empty strings, got {request.stop!r}.")
+    ChatOptions(
+        sampling=request.sampling,
+        max_tokens=request.max_tokens,
+        stop=request.stop,
+        seed=request.seed,
+        thinking=request.thinking,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        response_format=request.response_format,
+        logprobs=request.logprobs,
+        truncation=request.truncation,
+        speculative=request.speculative,
+    )
     return request
 
 
@@ -50,32 +57,65 @@ def _texts(messages: str | Sequence[Mapping[str, object]]) -> list[str]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InvalidInputError(f"messages[{i}] has no role: {message!r:.80}.", hint=_HINT)
         content = message.get("content")
+        calls = message.get("tool_calls")
+        if content is None and calls and message["role"] == "assistant":
+            content = ""
         if not isinstance(content, str):
             raise InvalidInputError(f"messages[{i}]: content must be a str, got {type(content).__name__}.", hint=_HINT)
         texts.append(check_text(f"messages[{i}]", content))
+        texts += [check_text(f"messages[{i}]", text) for key in message for text in _within(message[key], key)]
     return texts
 
 
-def run(model: Model, request: ChatRequest, cancel: CancelToken) -> ChatReply:
+def _within(value: object, key: str = "") -> Iterator[str]:
+    """Every text inside what a message holds besides its role and content."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _within(name)
+            yield from _within(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _within(inner)
+    elif isinstance(value, str) and key not in ("role", "content"):
+        yield value
+
+
+def run(lease: Lease, request: ChatRequest, cancel: CancelToken) -> ChatReply:
     """Answer it all, then return."""
-    return _talker(model).generate(
+    return _talker(lease).generate(
         request.messages,
         sampling=request.sampling,
         max_tokens=request.max_tokens,
         stop=request.stop,
         seed=request.seed,
+        thinking=request.thinking,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        response_format=request.response_format,
+        logprobs=request.logprobs,
+        truncation=request.truncation,
+        speculative=request.speculative,
+        cache=lease.cache,
         cancel=cancel,
     )
 
 
-def stream(model: Model, request: ChatRequest, cancel: CancelToken) -> Iterator[TextDelta]:
+def stream(lease: Lease, request: ChatRequest, cancel: CancelToken) -> Iterator[TextDelta]:
     """Answer as text arrives; the texts joined are what `run` gives."""
-    return _talker(model).stream(
+    return _talker(lease).stream(
         request.messages,
         sampling=request.sampling,
         max_tokens=request.max_tokens,
         stop=request.stop,
         seed=request.seed,
+        thinking=request.thinking,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        response_format=request.response_format,
+        logprobs=request.logprobs,
+        truncation=request.truncation,
+        speculative=request.speculative,
+        cache=lease.cache,
         cancel=cancel,
     )
 
@@ -85,5 +125,5 @@ def measure(piece: TextDelta) -> tuple[float, int]:
     return 0.0, 0 if piece.token is None else 1
 
 
-def _talker(model: Model) -> ChatModel:
-    return cast(ChatModel, model)
+def _talker(lease: Lease) -> ChatModel:
+    return cast(ChatModel, lease.model)

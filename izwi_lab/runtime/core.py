@@ -42,6 +42,7 @@ from izwi_lab.runtime.types import (
 from izwi_lab.settings import Settings
 
 _IDLE_TTL_S = 600.0
+_CACHE_BYTES = 1_000_000_000  # 8000 positions of a model of 0.6 billion parameters
 
 Progress = Callable[[Any], None]
 
@@ -52,8 +53,8 @@ class _TaskModule(Protocol):
     TASK: Task
 
     def check(self, request: Any, limits: Limits) -> Any: ...
-    def run(self, model: Model, request: Any, cancel: CancelToken) -> Any: ...
-    def stream(self, model: Model, request: Any, cancel: CancelToken) -> Iterator[Any]: ...
+    def run(self, lease: Lease, request: Any, cancel: CancelToken) -> Any: ...
+    def stream(self, lease: Lease, request: Any, cancel: CancelToken) -> Iterator[Any]: ...
     def measure(self, piece: Any) -> tuple[float, int]: ...
 
 
@@ -93,6 +94,7 @@ class EngineCore:
         dtype: str | None = None,
         memory_budget_bytes: int | None = None,
         idle_ttl_s: float | Literal["auto"] | None = "auto",
+        prompt_cache_bytes: int | None = None,
         config: Settings | None = None,
         limits: Limits | None = None,
         load_format: str = "auto",
@@ -100,6 +102,7 @@ class EngineCore:
         load.check_load_format(load_format)
         chosen = config if config is not None else settings.load()
         ttl = idle_ttl_s if idle_ttl_s != "auto" else chosen.idle_ttl_s
+        kept = chosen.prompt_cache if prompt_cache_bytes is None else prompt_cache_bytes
         folder = models_dir or chosen.models_dir
         self.limits = limits or Limits()
         self._backend, self._device, self._dtype, self._load_format = backend, device, dtype, load_format
@@ -107,6 +110,7 @@ class EngineCore:
         self._registry = ModelRegistry(
             budget_bytes=chosen.memory_budget if memory_budget_bytes is None else memory_budget_bytes,
             idle_ttl_s=_IDLE_TTL_S if ttl is None and idle_ttl_s == "auto" else ttl,
+            cache_bytes=_CACHE_BYTES if kept is None else kept,
         )
         self._executors = Executors()
         self._guard = threading.Lock()
@@ -186,7 +190,7 @@ class EngineCore:
             def work() -> tuple[GenerationResult, float]:
                 job.token.check()
                 began = time.perf_counter()
-                result = job.task.run(model, job.request, job.token)
+                result = job.task.run(job.lease, job.request, job.token)
                 return result, time.perf_counter() - began
 
             result, seconds = job.executor.run(work, job.token)
@@ -197,7 +201,7 @@ class EngineCore:
         with self._begin(request) as job:
             model = job.lease.model
             stream: Stream[Any] = Stream(
-                lambda: job.task.stream(model, job.request, job.token),
+                lambda: job.task.stream(job.lease, job.request, job.token),
                 lease=job.take(),
                 executor=job.executor,
                 token=job.token,

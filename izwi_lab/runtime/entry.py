@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from izwi_lab.errors import MemoryBudgetError
+from izwi_lab.families.shared.prompt_cache import PromptCache
 from izwi_lab.runtime.types import LoadedModel
 
 if TYPE_CHECKING:
@@ -43,10 +44,12 @@ class Entry:
     """What the registry knows of one model; changed only under the registry's lock.
 
     refs: leases out; leaving: to be dropped with the last of them; used_s: when the last one ended, by its clock.
+    nbytes: of the weights; cache: what its conversations left for their next turn.
     """
 
-    def __init__(self, key: ModelKey, variant: ModelVariant, nbytes: int, now_s: float) -> None:
+    def __init__(self, key: ModelKey, variant: ModelVariant, nbytes: int, now_s: float, cache_bytes: int = 0) -> None:
         self.key, self.variant, self.nbytes = key, variant, nbytes
+        self.cache = PromptCache(cache_bytes)
         self.state = State.LOADING
         self.model: Model | None = None
         self.error: BaseException | None = None
@@ -67,7 +70,8 @@ class Entry:
             backend=self.key.backend,
             device=self.key.device,
             dtype=self.key.dtype,
-            nbytes=self.nbytes,
+            nbytes=self.nbytes + self.cache.nbytes,
+            cache_bytes=self.cache.nbytes,
             in_use=self.refs,
             idle_s=0.0 if self.refs else max(0.0, now_s - self.used_s),
             leaving=self.leaving,
@@ -76,6 +80,7 @@ class Entry:
     def close_model(self) -> None:
         """Close the model if there is one and let go of it; an error in that is logged, not raised."""
         model, self.model = self.model, None
+        self.cache.close()
         if model is None:
             return
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from izwi_lab import backends, families
+from izwi_lab.backends import host
 from izwi_lab.backends.base import Backend, BackendPlan
 from izwi_lab.errors import InvalidInputError, IzwiError
 
@@ -56,11 +57,13 @@ def build(variant: ModelVariant, local: LocalModel | None, plan: BackendPlan, *,
     """Build the model. local: its files; None only with load_format="dummy", which makes random weights."""
     check_load_format(load_format)
     loader = family_loader(variant)
-    if load_format == "dummy":
-        return loader(variant, None, plan, backend_for(plan), layout=str(variant.layout), load_format=load_format)
-    if local is None:
+    dummy = load_format == "dummy"
+    if local is None and not dummy:
         raise InvalidInputError(f"{variant.id} needs its files to load.", hint="load_format='dummy' needs none.")
-    return loader(variant, local.folder, plan, backend_for(plan), layout=str(local.layout), load_format=load_format)
+    folder, layout = (None, variant.layout) if local is None or dummy else (local.folder, local.layout)
+    model = loader(variant, folder, plan, backend_for(plan), layout=str(layout), load_format=load_format)
+    host.return_freed_memory()
+    return model
 
 
 def check_load_format(load_format: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from izwi_lab.cancel import CancelToken
 from izwi_lab.errors import Cancelled, InvalidInputError, IzwiError
+from izwi_lab.families.shared.prompt_cache import PromptCache
 from izwi_lab.runtime.entry import Entry, ModelKey, State, over_budget
 from izwi_lab.runtime.types import LoadedModel
 
@@ -34,6 +35,7 @@ class Lease:
         self._entry: Entry | None = entry
         self.variant = entry.variant
         self._model = entry.model
+        self.cache = entry.cache
 
     @property
     def model(self) -> Model:
@@ -65,7 +67,7 @@ class ModelRegistry:
 
     budget_bytes: for all models together, None for no limit; idle ones are dropped, least recently used first, before
     another is loaded. idle_ttl_s: seconds an idle model stays: 0 drops it at once, None keeps it. clock: monotonic
-    seconds.
+    seconds. cache_bytes: what each model may keep of its conversations, besides the budget.
     """
 
     def __init__(
@@ -73,13 +75,15 @@ class ModelRegistry:
         *,
         budget_bytes: int | None = None,
         idle_ttl_s: float | None = None,
+        cache_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if budget_bytes is not None and budget_bytes <= 0:
             raise InvalidInputError(f"memory_budget_bytes must be above 0, got {budget_bytes}.", hint="None: no limit.")
         if idle_ttl_s is not None and not idle_ttl_s >= 0:
             raise InvalidInputError(f"idle_ttl_s must be 0 or more, got {idle_ttl_s}.", hint="None keeps idle models.")
-        self._budget, self._ttl, self._clock = budget_bytes, idle_ttl_s, clock
+        PromptCache(cache_bytes)  # a wrong size is an error now, not with the first model
+        self._budget, self._ttl, self._clock, self._cache_bytes = budget_bytes, idle_ttl_s, clock, cache_bytes
         self._changed = threading.Condition()
         self._entries: dict[ModelKey, Entry] = {}
         self._measured: dict[ModelKey, int] = {}
@@ -125,7 +129,7 @@ class ModelRegistry:
 
     def _reserve(self, key: ModelKey, variant: ModelVariant, estimate_bytes: int) -> tuple[Entry, list[Entry]]:
         nbytes = self._measured.get(key, estimate_bytes)
-        entry = Entry(key, variant, nbytes, self._clock())
+        entry = Entry(key, variant, nbytes, self._clock(), self._cache_bytes)
         victims = self._victims_for(entry)
         for victim in victims:
             victim.state = State.CLOSING

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from izwi_lab.cancel import CancelToken
 from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Transcript
@@ -13,6 +13,7 @@ from izwi_lab.runtime.types import AudioSource, ChatRequest, Message, ModelName,
 
 if TYPE_CHECKING:
     from izwi_lab.families.shared.sampling import Sampling
+    from izwi_lab.families.shared.speculative import Drafts
 
 
 class InferenceEngine(EngineCore):
@@ -26,6 +27,8 @@ class InferenceEngine(EngineCore):
         memory_budget_bytes: for the weights of all models together; None takes the settings', else no limit.
         idle_ttl_s: seconds an unused model stays in memory; 0 drops it at once, None keeps it, "auto" takes the
             settings', else 600.
+        prompt_cache_bytes: what each chat model keeps of its conversations, so that their next turn reads only what
+            is new; 0 keeps nothing, None takes the settings', else 1 GB.
         config: settings to use instead of the environment and the configuration file (`izwi_lab.settings`).
         limits: what is refused at the door.
         load_format: "auto", or "dummy" for random weights at full size, which need no files.
@@ -197,6 +200,13 @@ class InferenceEngine(EngineCore):
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         seed: int | None = None,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
+        truncation: str = "error",
+        speculative: Drafts | None = None,
         backend: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
@@ -213,6 +223,13 @@ class InferenceEngine(EngineCore):
             max_tokens=max_tokens,
             stop=stop,
             seed=seed,
+            thinking=thinking,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+            logprobs=logprobs,
+            truncation=truncation,
+            speculative=speculative,
             backend=backend,
             device=device,
             dtype=dtype,
@@ -232,6 +249,13 @@ class InferenceEngine(EngineCore):
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         seed: int | None = None,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
+        truncation: str = "error",
+        speculative: Drafts | None = None,
         backend: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
@@ -248,6 +272,13 @@ class InferenceEngine(EngineCore):
             max_tokens=max_tokens,
             stop=stop,
             seed=seed,
+            thinking=thinking,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+            logprobs=logprobs,
+            truncation=truncation,
+            speculative=speculative,
             backend=backend,
             device=device,
             dtype=dtype,

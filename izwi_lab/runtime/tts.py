@@ -11,6 +11,7 @@ from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.protocols import Model, SpeechModel
 from izwi_lab.results import AudioChunk, Speech
+from izwi_lab.runtime.registry import Lease
 from izwi_lab.runtime.types import Limits, SpeechRequest, check_text
 
 TASK = Task.TTS
@@ -38,9 +39,9 @@ def check(request: SpeechRequest, limits: Limits) -> SpeechRequest:
     return request
 
 
-def run(model: Model, request: SpeechRequest, cancel: CancelToken) -> Speech:
+def run(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Speech:
     """Say it all, then return."""
-    return _speaker(model).generate(
+    return _speaker(lease.model).generate(
         request.text,
         voice=request.voice,
         language=request.language,
@@ -50,9 +51,9 @@ def run(model: Model, request: SpeechRequest, cancel: CancelToken) -> Speech:
     )
 
 
-def stream(model: Model, request: SpeechRequest, cancel: CancelToken) -> Iterator[AudioChunk]:
+def stream(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Iterator[AudioChunk]:
     """Say it piece by piece; the pieces joined are what `run` gives."""
-    return _speaker(model).stream(
+    return _speaker(lease.model).stream(
         request.text,
         voice=request.voice,
         language=request.language,

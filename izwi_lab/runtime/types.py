@@ -18,6 +18,7 @@ from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, 
 if TYPE_CHECKING:
     from izwi_lab.audio import Audio
     from izwi_lab.families.shared.sampling import Sampling
+    from izwi_lab.families.shared.speculative import Drafts
 
 __all__ = [
     "AudioChunk",
@@ -118,12 +119,19 @@ class TranscriptionRequest(GenerationRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest(GenerationRequest):
-    """Answer `messages`: a plain string is one user turn. sampling: None is greedy; stop: strings that end it."""
+    """Answer `messages`: a plain string is one user turn. The other options are those of ChatOptions."""
 
     messages: str | Sequence[Message]
     sampling: Sampling | None = None
     max_tokens: int = 512
     stop: Sequence[str] = ()
+    thinking: bool | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str | Mapping[str, Any] = "auto"
+    response_format: Mapping[str, Any] | None = None
+    logprobs: int | None = None
+    truncation: str = "error"
+    speculative: Drafts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory. in_use: requests that hold it now; idle_s: since the last one ended; leaving: unload asked."""
+    """A model in memory. in_use: requests that hold it now; idle_s: since the last one ended; leaving: unload asked.
+
+    nbytes: weights and what conversations left for their next turn; cache_bytes: these alone.
+    """
 
     id: str
     tasks: tuple[Task, ...]
@@ -152,3 +163,4 @@ class LoadedModel:
     in_use: int
     idle_s: float
     leaving: bool = False
+    cache_bytes: int = 0

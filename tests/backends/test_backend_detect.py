@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -231,3 +232,16 @@ def test_the_kernels_say_that_there_is_no_compiler(monkeypatch: pytest.MonkeyPat
     assert native.known() and all("no C++ compiler" in reason for reason in native.known().values())
     monkeypatch.setattr(native.shutil, "which", lambda name: "/usr/bin/" + name)
     assert set(native.known().values()) == {"not compiled yet"}
+
+
+def test_freed_memory_goes_back_to_the_system():
+    statm = Path("/proc/self/statm")
+    if not statm.exists() or platform.libc_ver()[0] != "glibc":
+        pytest.skip("this C library keeps nothing, or the system does not tell what is resident")
+    kept = [b"x" * (64 << 10) for _ in range(1024)]  # 64 MiB in blocks that glibc keeps
+    above = b"x" * (64 << 10)  # so that the heap cannot shrink from its top
+    del kept
+    before = int(statm.read_text().split()[1])
+    host.return_freed_memory()
+    assert (before - int(statm.read_text().split()[1])) * os.sysconf("SC_PAGE_SIZE") > 32 << 20
+    assert len(above) == 64 << 10

@@ -144,3 +144,14 @@ def test_any_environment_is_read_or_raises_invalid_input(env):
 
 def test_an_empty_name_of_a_file_is_no_name(tmp_path):
     assert settings.load({"IZWI_CONFIG": ""}) == settings.Settings()
+
+
+@pytest.mark.parametrize(("written", "size"), [('"2 GB"', 2_000_000_000), ("0", 0), ('"0"', 0), ("512", 512)])
+def test_the_prompt_cache_may_be_switched_off(config, written, size):
+    assert settings.load(config(f"prompt_cache = {written}")).prompt_cache == size
+
+
+@pytest.mark.parametrize("written", ["-1", "false", '"all"', "1.5"])
+def test_the_prompt_cache_is_a_size(config, written):
+    with pytest.raises(InvalidInputError, match="prompt_cache"):
+        settings.load(config(f"prompt_cache = {written}"))

@@ -174,23 +174,25 @@ class FakeModel:
         self.plan = SimpleNamespace(backend="torch", device="cpu", dtype="float32", quantisation="none", reason="fake")
         self.variant = SimpleNamespace(family="kokoro")
         self.nbytes = 1000
+        self.ends_after = 0
 
     def tokenize(self, text: str, **options: Any) -> Prompt:
         self.calls.append(f"tokenize {text[:3]!r} {options.get('phonemes', '')[:3]!r}")
         return Prompt(ids=np.concatenate([[0], np.arange(1, 301), [0]]).astype(np.int32))
 
-    def session(self, *, seed: int, max_tokens: int) -> str:
-        return "session"
+    def session(self, *, seed: int, max_tokens: int) -> SimpleNamespace:
+        return SimpleNamespace(done=False, max_tokens=max_tokens)
 
-    def prefill(self, session: str, prompt: Prompt) -> str:
+    def prefill(self, session: Any, prompt: Prompt) -> str:
         self.calls.append(f"prefill {len(prompt)}")
         return "step"
 
-    def decode(self, session: str, token: int) -> str:
+    def decode(self, session: Any, token: int) -> str:
         self.calls.append("decode")
+        session.done = self.calls.count("decode") == self.ends_after
         return "step"
 
-    def sample(self, session: str, step: str) -> int:
+    def sample(self, session: Any, step: str) -> int:
         self.calls.append("sample")
         return 5
 
@@ -223,6 +225,13 @@ def test_our_chat_prefills_once_and_decodes_each_token(monkeypatch: pytest.Monke
     assert found.output == workloads.digest([5, 5, 5, 5])
     assert found.first_s is not None and found.decode_s is not None
     assert found.first_s + found.decode_s == pytest.approx(found.total_s)
+
+
+def test_a_chat_that_ends_early_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FakeModel()
+    model.ends_after = 2
+    with pytest.raises(RuntimeError, match="after 2 tokens"):
+        loaded(model, monkeypatch).run(workloads.chat(tokens=3))
 
 
 def test_our_chat_without_a_tokenizer_makes_ids_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,12 +59,29 @@ def _decoder_parameters(c: dict) -> int:
 
 
 @pytest.mark.parametrize(
-    "name", ["SmolLM2-135M-Instruct", "Qwen3-0.6B", "Qwen3-1.7B", "Gemma-3-270m", "Gemma-3-1b-it", "Gemma-3-4b-it"]
+    "name",
+    [
+        *("SmolLM2-135M-Instruct", "Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B"),
+        *("Gemma-3-270m", "Gemma-3-1b-it", "Gemma-3-4b-it"),
+    ],
 )
 def test_parameters_follow_from_the_config(name):
     variant = catalog.get(name)
     values = catalog.config(variant)
     assert _decoder_parameters(values.get("text_config", values)) == variant.parameters
+
+
+@pytest.mark.parametrize("name", ["LFM2-350M", "LFM2-700M", "LFM2-1.2B"])
+def test_lfm2_parameters_follow_from_the_config(name):
+    variant = catalog.get(name)
+    c = catalog.config(variant)
+    d, layers, attending = c["hidden_size"], c["num_hidden_layers"], len(c["full_attn_idxs"])
+    head = d // c["num_attention_heads"]
+    width = 256 * -(-int(2 * c["block_ff_dim"] / 3) // 256)
+    attention = 2 * d * d + 2 * d * head * c["num_key_value_heads"] + 2 * head
+    conv = 4 * d * d + c["conv_L_cache"] * d
+    every = c["vocab_size"] * d + d + layers * (3 * d * width + 2 * d)
+    assert every + attending * attention + (layers - attending) * conv == variant.parameters
 
 
 @pytest.mark.parametrize("name", ["Whisper-tiny.en", "Whisper-base", "Whisper-large-v3-turbo"])
@@ -101,6 +118,11 @@ def test_sliding_layers_keep_their_window_only():
     short, long = (catalog.fit(ROOMY, gemma, context=n).kv_bytes for n in (512, 8192))
     assert short == 2 * 26 * 256 * 512 * 2
     assert long == short + 2 * 4 * 256 * (8192 - 512) * 2, "4 of 26 layers are global"
+
+
+def test_only_layers_with_attention_keep_keys():
+    kept = catalog.fit(ROOMY, catalog.get("LFM2-1.2B"), context=1000, dtype="float32").kv_bytes
+    assert kept == 2 * 6 * 8 * 64 * 1000 * 4, "10 of 16 layers are convolutions"
 
 
 def test_a_talker_counts_its_code_predictor():

@@ -52,13 +52,13 @@ ORIGINAL = {
 }
 ADDED = {
     *("Kokoro-82M", "Whisper-tiny.en", "Whisper-base", "Whisper-large-v3-turbo", "SmolLM2-135M-Instruct"),
-    *("Gemma-3-270m", "Qwen3-0.6B", "Qwen3-1.7B", "Silero-VAD-v6"),
+    *("Gemma-3-270m", "Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "LFM2-350M", "LFM2-700M", "LFM2-1.2B", "Silero-VAD-v6"),
 }
 
 
 def test_the_original_variants_and_the_added_ones_are_all_there_is():
     assert {v.id for v in ROWS} == set(ORIGINAL) | ADDED
-    assert len(ROWS) == 41
+    assert len(ROWS) == 45
 
 
 def test_originals_keep_their_bytes_and_whether_they_are_listed():
@@ -173,7 +173,7 @@ def test_table_has_a_row_of_plain_values_for_each_variant():
     assert [r.id for r in catalog.table("vad")] == ["Silero-VAD-v6"]
     kokoro = next(r for r in rows if r.id == "Kokoro-82M")
     assert (kokoro.voices, kokoro.starter, kokoro.tasks, kokoro.release) == (54, True, ("tts",), "0.1")
-    assert len(catalog.table(include_disabled=False)) == 24
+    assert len(catalog.table(include_disabled=False)) == 28
 
 
 def test_capabilities_say_what_runs_here_and_otherwise_when():

@@ -17,6 +17,8 @@ from izwi_lab.catalog import Layout
 from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Timing, Transcript, Word
 from izwi_lab.runtime import service
 
+pytest.register_assert_rewrite("flag_rows_audio")
+
 RATE = 24000
 TIMING = Timing(total_s=0.5, first_s=0.1, decode_s=0.4, audio_s=2.0, tokens=8)
 

@@ -3,7 +3,7 @@
 import builtins
 
 from izwi_lab.errors import InvalidInputError
-from izwi_lab.results import ChatReply
+from izwi_lab.results import ChatReply, TextDelta
 
 
 def turns(world):
@@ -86,7 +86,44 @@ def test_sampling_that_would_do_nothing_is_refused(run, world):
         (("--temperature", "-1"), "0 or more"),
         (("--temperature", "1", "--top-p", "0"), "above 0"),
         (("--temperature", "1", "--top-p", "1.5"), "up to 1"),
+        (("--top-k", "3"), "--top-k has no effect at temperature 0"),
+        (("--min-p", "0.5"), "--min-p has no effect at temperature 0"),
+        (("--temperature", "1", "--min-p", "2"), "from 0 to 1"),
     ):
         result = run("chat", "a", *argv)
         assert result.code == 1 and message in result.err
     assert world.calls == []
+
+
+def test_thinking_is_asked_for_or_left_alone(run, world):
+    for argv, thinking in ((("--think",), True), (("--no-think",), False), ((), None)):
+        world.calls.clear()
+        assert run("chat", "a", *argv).code == 0
+        assert world.call[2].get("thinking") is thinking
+
+
+def test_thoughts_go_to_stderr_and_not_into_the_conversation(run, world):
+    thought = [TextDelta("", 0, reasoning="Let me "), TextDelta("", 1, reasoning="see."), "Blue", "."]
+    world.deltas = [thought, ["Yes."]]
+    result = run("chat", stdin=b"a\nb\n")
+    assert result.out == "Blue.\nYes.\n"
+    assert "<think>\nLet me see.\n</think>\n" in result.err
+    assert turns(world)[1] == [("user", "a"), ("assistant", "Blue."), ("user", "b")]
+
+
+def test_whole_answers_show_their_thoughts_too(run, world):
+    world.reply = ChatReply("Blue", "stop", (1,), "m", "b", reasoning="Hm.")
+    result = run("chat", "a", "--no-stream")
+    assert result.out == "Blue\n" and "<think>\nHm.\n</think>" in result.err
+
+
+def test_schema_files_are_read_before_anything_is_loaded(run, world, tmp_path):
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    number = tmp_path / "number.json"
+    number.write_text("3")
+    for path, message in ((tmp_path / "none", "cannot be read"), (broken, "cannot be read"), (number, "no schema")):
+        result = run("chat", "a", "--json-schema", path)
+        assert result.code == 1 and message in result.err
+    assert run("chat", "a", "--json", "--regex", "a").code == 2
+    assert world.engines == []

@@ -42,14 +42,16 @@ class _Build:
             _log.info("native library %s is not used: %s", name, error)
 
 
-def library(name: str, *, wait: bool = False) -> ctypes.CDLL | None:
-    """The compiled `<name>.cpp` of this folder, or None when it is not (yet) there. `wait` blocks until built."""
+def library(name: str, *, wait: bool | float = False) -> ctypes.CDLL | None:
+    """The compiled `<name>.cpp` of this folder, or None when it is not (yet) there. `wait` blocks until built, a number
+    for so many seconds at most.
+    """
     if os.environ.get("IZWI_NATIVE", "1") == "0":
         return None
     with _lock:
         job = _jobs.get(name) or _jobs.setdefault(name, _Build(name))
     if wait or (job.thread.is_alive() and _cached(name).exists()):
-        job.thread.join()
+        job.thread.join(wait if wait and wait is not True else None)
     return job.library
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from izwi_lab.cli import console, options
 from izwi_lab.cli.progress import ProgressView
@@ -26,7 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="instructions that come before the conversation")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) takes the likeliest")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample from this share of probability")
+    parser.add_argument("--top-k", type=options.count, metavar="N", help="sample from the N likeliest tokens")
+    parser.add_argument(
+        "--min-p", type=float, default=0.0, metavar="P", help="leave out tokens below this share of the likeliest one's"
+    )
     parser.add_argument("--max-tokens", type=options.count, default=512, metavar="N", help="of an answer (default 512)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be repeated")
+    parser.add_argument(
+        "--think", action=argparse.BooleanOptionalAction, help="whether to think first (default: as the model does)"
+    )
+    held = parser.add_mutually_exclusive_group()
+    held.add_argument("--json", action="store_true", help="answer with a JSON object")
+    held.add_argument("--json-schema", metavar="FILE", help="answer with JSON that satisfies the schema in FILE")
+    held.add_argument("--regex", metavar="PATTERN", help="answer with text that matches PATTERN from end to end")
+    parser.add_argument(
+        "--truncation",
+        choices=("error", "oldest"),
+        default="error",
+        help="of a conversation longer than the context: leave out the oldest turns, or say so (default)",
+    )
     options.add_seed(parser)
     parser.add_argument("--no-stream", action="store_true", help="print an answer when it is whole")
     options.add_backend(parser)
@@ -34,14 +53,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the message, or converse until /quit."""
-    sampling = _sampling(args)
+    asked = _options(args)
     if args.message is None:
         with options.engine(args) as engine:
-            return _Conversation(args, engine, sampling).run()
+            return _Conversation(args, engine, asked).run()
     message = options.text_or_stdin(args.message, "message")
     with options.engine(args) as engine:
-        _answer(args, engine, sampling, [*_system(args), {"role": "user", "content": message}])
+        _answer(args, engine, asked, [*_system(args), {"role": "user", "content": message}])
     return 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """What chat and stream_chat are asked, by the names of their options; only what the flags say."""
+    given = {"thinking": args.think, "stop": tuple(args.stop), "response_format": _format(args)}
+    asked = {name: value for name, value in given.items() if value not in (None, ())}
+    if args.truncation != "error":
+        asked["truncation"] = args.truncation
+    return {"model": args.model, "sampling": _sampling(args), "max_tokens": args.max_tokens, "seed": args.seed, **asked}
+
+
+def _format(args: argparse.Namespace) -> dict[str, Any] | None:
+    if args.json:
+        return {"type": "json_object"}
+    if args.regex is not None:
+        return {"type": "regex", "regex": args.regex}
+    if args.json_schema is None:
+        return None
+    path = options.path(args.json_schema)
+    try:
+        schema = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"--json-schema {path} cannot be read: {error}.") from None
+    if not isinstance(schema, (dict, bool)):
+        raise InvalidInputError(f"--json-schema {path} holds no schema, got {schema!r:.80}.")
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _sampling(args: argparse.Namespace) -> Sampling:
@@ -51,12 +96,15 @@ def _sampling(args: argparse.Namespace) -> Sampling:
         raise InvalidInputError(f"--temperature expects 0 or more, got {args.temperature:g}.")
     if not 0 < args.top_p <= 1:
         raise InvalidInputError(f"--top-p expects a share above 0 and up to 1, got {args.top_p:g}.")
-    if args.temperature == 0 and args.top_p < 1:
+    if not 0 <= args.min_p <= 1:
+        raise InvalidInputError(f"--min-p expects a share from 0 to 1, got {args.min_p:g}.")
+    idle = [n for n, set_ in (("--top-p", args.top_p < 1), ("--top-k", args.top_k), ("--min-p", args.min_p)) if set_]
+    if args.temperature == 0 and idle:
         raise InvalidInputError(
-            "--top-p has no effect at temperature 0, where the likeliest token is always taken.",
-            hint="Add --temperature 0.7 or leave --top-p out.",
+            f"{idle[0]} has no effect at temperature 0, where the likeliest token is always taken.",
+            hint=f"Add --temperature 0.7 or leave {idle[0]} out.",
         )
-    return Sampling(temperature=args.temperature, top_p=args.top_p)
+    return Sampling(temperature=args.temperature, top_p=args.top_p, top_k=args.top_k or 0, min_p=args.min_p)
 
 
 def _system(args: argparse.Namespace) -> list[dict[str, str]]:
@@ -64,33 +112,30 @@ def _system(args: argparse.Namespace) -> list[dict[str, str]]:
 
 
 def _answer(
-    args: argparse.Namespace, engine: InferenceEngine, sampling: Sampling, messages: list[dict[str, str]]
+    args: argparse.Namespace, engine: InferenceEngine, asked: dict[str, Any], messages: list[dict[str, str]]
 ) -> str:
     """Print the answer as it comes and return it; Ctrl-C passes through with the stream closed."""
     with ProgressView(args.model or "chat model") as view:
         if args.no_stream:
-            reply = engine.chat(
-                messages,
-                model=args.model,
-                sampling=sampling,
-                max_tokens=args.max_tokens,
-                seed=args.seed,
-                progress=view,
-            )
+            reply = engine.chat(messages, progress=view, **asked)
+            with _Thoughts() as thoughts:
+                thoughts.write(reply.reasoning)
             console.say(reply.text)
             _facts(args, reply.finish_reason, [reply.model, reply.backend, str(reply.timing)])
             return reply.text
-        stream = engine.stream_chat(
-            messages, model=args.model, sampling=sampling, max_tokens=args.max_tokens, seed=args.seed, progress=view
-        )
+        stream = engine.stream_chat(messages, progress=view, **asked)
     parts: list[str] = []
     finish_reason = None
     try:
-        for delta in stream:
-            parts.append(delta.text)
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
-            finish_reason = delta.finish_reason or finish_reason
+        with _Thoughts() as thoughts:
+            for delta in stream:
+                thoughts.write(delta.reasoning)
+                parts.append(delta.text)
+                if delta.text:
+                    thoughts.end()
+                    sys.stdout.write(delta.text)
+                    sys.stdout.flush()
+                finish_reason = delta.finish_reason or finish_reason
     except KeyboardInterrupt as stop:
         stop.partial = "".join(parts)  # type: ignore[attr-defined]
         raise
@@ -99,6 +144,35 @@ def _answer(
         console.say()
     _facts(args, finish_reason, [stream.model, stream.backend, str(stream.timing)])
     return "".join(parts)
+
+
+class _Thoughts:
+    """Reasoning on stderr, apart from the answer: dimmed at a terminal, between tags elsewhere."""
+
+    def __init__(self) -> None:
+        self._dim = sys.stderr.isatty()
+        self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.end()
+
+    def write(self, text: str) -> None:
+        """A piece of what was thought."""
+        if text:
+            opening = "" if self._open else "\x1b[2m" if self._dim else "<think>\n"
+            sys.stderr.write(opening + text)
+            sys.stderr.flush()
+            self._open = True
+
+    def end(self) -> None:
+        """The answer begins, or nothing more comes."""
+        if self._open:
+            sys.stderr.write("\x1b[0m\n" if self._dim else "\n</think>\n")
+            sys.stderr.flush()
+            self._open = False
 
 
 def _facts(args: argparse.Namespace, finish_reason: str | None, facts: list[str]) -> None:
@@ -110,8 +184,8 @@ def _facts(args: argparse.Namespace, finish_reason: str | None, facts: list[str]
 class _Conversation:
     """The turns so far, and the loop that adds to them."""
 
-    def __init__(self, args: argparse.Namespace, engine: InferenceEngine, sampling: Sampling) -> None:
-        self.args, self.engine, self.sampling = args, engine, sampling
+    def __init__(self, args: argparse.Namespace, engine: InferenceEngine, asked: dict[str, Any]) -> None:
+        self.args, self.engine, self.asked = args, engine, asked
         self.turns: list[dict[str, str]] = []
 
     def run(self) -> int:
@@ -143,7 +217,7 @@ class _Conversation:
     def _turn(self, line: str) -> None:
         self.turns.append({"role": "user", "content": line})
         try:
-            answer = _answer(self.args, self.engine, self.sampling, [*_system(self.args), *self.turns])
+            answer = _answer(self.args, self.engine, self.asked, [*_system(self.args), *self.turns])
         except KeyboardInterrupt as stop:
             answer = getattr(stop, "partial", "")
             console.note("Stopped.")

@@ -6,24 +6,14 @@ from functools import partial
 
 import numpy as np
 
+from izwi_lab.families.shared.decoder_rules import ATTENTION, MLP, NORMS, block_rules, outer_rules, tied_head
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
 from izwi_lab.families.shared.weights import Rule, half_split_rows, take_rows
 
-_PARTS = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 
-
-def hf_rules(config: DecoderConfig) -> tuple[Rule, ...]:
+def hf_rules(config: DecoderConfig, *, mlx: bool = False) -> tuple[Rule, ...]:
     """Official names are the net's; old files also hold rotary buffers, and some a copy of the tied head."""
-    tied = (Rule(r"lm_head\.weight", None),) if config.tied else ()
-    return (Rule(r".*\.rotary_emb\.inv_freq", None), *tied)
+    return (Rule(r".*\.rotary_emb\.inv_freq", None), *tied_head(config))
 
 
 def gguf_rules(config: DecoderConfig) -> tuple[Rule, ...]:
@@ -36,15 +26,8 @@ def gguf_rules(config: DecoderConfig) -> tuple[Rule, ...]:
         Rule(rf"blk\.(\d+)\.attn_{p}\.weight", rf"model.layers.\1.self_attn.{p}_proj.weight", _reorder(order))
         for p, order in rows.items()
     ]
-    plain = [Rule(rf"blk\.(\d+)\.{k}\.weight", rf"model.layers.\1.{v}.weight") for k, v in _PARTS.items()]
-    return (
-        *rotated,
-        *plain,
-        Rule(r"token_embd\.weight", "model.embed_tokens.weight"),
-        Rule(r"output_norm\.weight", "model.norm.weight"),
-        Rule(r"output\.weight", "lm_head.weight"),
-        Rule(r"rope_freqs\.weight", None),  # part of the config
-    )
+    plain = block_rules({**ATTENTION, **MLP, **NORMS})
+    return (*rotated, *plain, *outer_rules(), Rule(r"rope_freqs\.weight", None))  # rope_freqs: part of the config
 
 
 def _reorder(order: np.ndarray) -> partial:  # type: ignore[type-arg]

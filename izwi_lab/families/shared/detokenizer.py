@@ -5,8 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
+
+CONTROL_SHAPE = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # names of tokens that are marks, such as <think>
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -23,7 +26,10 @@ _BYTES = _byte_of_character()
 
 
 class TokenBytes:
-    """The bytes each token stands for. Special tokens stand for none."""
+    """The bytes each token stands for. Special tokens stand for none.
+
+    control: special tokens and others that look like marks, with their names by id.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         """Learn the kind of a `tokenizers.Tokenizer`: byte-level BPE, or SentencePiece with byte fallback."""
@@ -34,6 +40,9 @@ class TokenBytes:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._cache: dict[int, bytes] = {i: b"" if t.special else t.content.encode() for i, t in added.items()}
+        self.control: Mapping[int, str] = MappingProxyType(
+            {i: t.content for i, t in added.items() if t.special or CONTROL_SHAPE.fullmatch(t.content)}
+        )
 
     def __call__(self, token: int) -> bytes:
         """The bytes of a token id; none for ids the tokenizer does not know."""
@@ -54,13 +63,14 @@ class Detokenizer:
     """Text of a growing list of tokens.
 
     A character split over tokens appears with its last byte; bytes that can be no character appear as U+FFFD.
-    What is incomplete when the stream ends is dropped.
+    What is incomplete when the stream ends is dropped. keep_space: the first token's leading space is text, where the
+    tokenizer would strip it.
     """
 
-    def __init__(self, token_bytes: TokenBytes) -> None:
+    def __init__(self, token_bytes: TokenBytes, *, keep_space: bool = False) -> None:
         self._bytes = token_bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = token_bytes.strips_first_space
+        self._at_start = token_bytes.strips_first_space and not keep_space
 
     def push(self, token: int) -> str:
         """The characters that this token completes."""

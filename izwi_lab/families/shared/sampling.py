@@ -1,6 +1,8 @@
-"""Choosing the next token: one implementation for every backend, in numpy, so equal seeds draw equal tokens.
+"""Choosing the next token, where the logits are. Random numbers are drawn on the host: equal seeds, equal tokens.
 
-Greedy without penalties stays on the device and waits for it once.
+Every backend works in float32 and in whole-number weights (nets/sampler/rules.py). Two of them may draw different
+tokens from the same logits only where a random number falls within one rounding of an exponential (about 1e-7) of the
+border between two tokens, or where two logits differ by less than that at the edge of top-k, top-p or min-p.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import numpy as np
 
 from izwi_lab.backends.base import Backend, Native
 from izwi_lab.errors import InvalidInputError
+from izwi_lab.families.shared.chooser import Chooser
+from izwi_lab.families.shared.nets.sampler.rules import DRAW_BITS, WEIGHT_BITS, Rules
+from izwi_lab.families.shared.tally import Tally
 
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
@@ -68,6 +73,7 @@ class Sampling:
 
 
 GREEDY = Sampling()
+_BEST = Rules()
 
 
 def sample_token(
@@ -78,73 +84,79 @@ def sample_token(
     backend: Backend,
     *,
     prompt: Sequence[int] = (),
+    allowed: np.ndarray | None = None,
+    tally: Tally | None = None,
 ) -> int:
     """The next token from native logits [V].
 
     history: tokens generated so far; prompt: the ids before them, which only the repetition penalty looks at.
+    allowed: what may be chosen, int32 [ceil(V / 32)], bit t % 32 of word t // 32; None for all. tally: counts of this
+    history and prompt that grow with them, so that they need not be counted for every token.
 
     Raises:
-        InvalidInputError: the logits hold NaN, or every token is banned; a bias names no token.
+        InvalidInputError: the logits hold NaN or infinity, or every token is banned; a bias names no token.
     """
-    if sampling.greedy and sampling.plain:
-        best = int(logits.argmax().item())
-        _check_top(float(logits[best].item()))
-        return best
-    values = adjusted(backend.numpy(logits), sampling, history, prompt)
-    _check_top(float(values.max()))
-    if sampling.greedy:
-        return int(values.argmax())
-    ids, p = distribution(values, sampling)
-    place = int(np.searchsorted(np.cumsum(p), rng.random() * p.sum(), side="right"))
-    return int(ids[min(place, len(ids) - 1)])
+    rules = rules_of(sampling, logits, history, backend, prompt=prompt, allowed=allowed, tally=tally)
+    token, top = Chooser(backend).token(logits, rules, 0 if sampling.greedy else share(rng))
+    check_top(top)
+    return token
 
 
-def adjusted(logits: np.ndarray, sampling: Sampling, history: Sequence[int], prompt: Sequence[int] = ()) -> np.ndarray:
-    """Logits [V] with penalties and bias applied, float64."""
-    values = logits.astype(np.float64)
-    if sampling.repetition_penalty != 1.0 and (history or prompt):
-        seen = np.unique(np.asarray([*prompt, *history], np.int64))
-        at = values[seen]
-        values[seen] = np.where(at > 0, at / sampling.repetition_penalty, at * sampling.repetition_penalty)
-    if history and (sampling.frequency_penalty or sampling.presence_penalty):
-        seen, counts = np.unique(np.asarray(history, np.int64), return_counts=True)
-        values[seen] -= counts * sampling.frequency_penalty + sampling.presence_penalty
-    for token, bias in sampling.logit_bias.items():
-        if not 0 <= token < len(values):
-            raise InvalidInputError(f"logit_bias names token {token}; ids go from 0 to {len(values) - 1}.")
-        values[token] += bias
-    return values
+def share(rng: np.random.Generator) -> int:
+    """A random number as a share of 2^31."""
+    return int(rng.random() * (1 << DRAW_BITS))
 
 
-def distribution(values: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """What may be drawn: ids in rising order and their probabilities, which sum to 1."""
-    with np.errstate(over="ignore"):  # a tiny temperature leaves only the best
-        scaled = (values - values.max()) / sampling.temperature
-    ids = np.arange(len(scaled))
-    if 0 < sampling.top_k < len(ids):
-        ids = np.sort(np.argpartition(-scaled, sampling.top_k - 1)[: sampling.top_k])
-    p = np.exp(scaled[ids])
-    p /= p.sum()
-    if sampling.top_p < 1:
-        kept = _nucleus(p, sampling.top_p)
-        ids, p = ids[kept], p[kept]
-    if sampling.min_p > 0:
-        kept = np.flatnonzero(p >= sampling.min_p * p.max())
-        ids, p = ids[kept], p[kept]
-    return ids, p / p.sum()
+def rules_of(
+    sampling: Sampling,
+    logits: Native,
+    history: Sequence[int],
+    backend: Backend,
+    *,
+    prompt: Sequence[int] = (),
+    allowed: np.ndarray | None = None,
+    tally: Tally | None = None,
+) -> Rules:
+    """What the samplers are told; see `sample_token`."""
+    if sampling.greedy and sampling.plain and allowed is None:
+        return _BEST
+    size = int(logits.shape[0])
+    seen = counts = ids = bias = None
+    repeats = sampling.repetition_penalty != 1.0
+    if repeats or sampling.frequency_penalty or sampling.presence_penalty:
+        tally = tally or Tally(size, backend)
+        tally.follow(prompt, history)
+        seen, counts = (tally.seen if repeats else None), tally.counts
+    if sampling.logit_bias:
+        ids = np.fromiter(sampling.logit_bias, np.int32, len(sampling.logit_bias))
+        bias = np.fromiter(sampling.logit_bias.values(), np.float32, len(sampling.logit_bias))
+        if wrong := [int(i) for i in ids if not 0 <= i < size]:
+            raise InvalidInputError(f"logit_bias names token {wrong[0]}; ids go from 0 to {size - 1}.")
+    if allowed is not None and (allowed.dtype != np.int32 or allowed.shape != (-(-size // 32),)):
+        raise InvalidInputError(
+            f"allowed is {allowed.dtype} {list(allowed.shape)}, expected int32 [{-(-size // 32)}] for {size} tokens."
+        )
+    return Rules(
+        seen,
+        counts,
+        ids,
+        bias,
+        None if allowed is None else np.ascontiguousarray(allowed),
+        sampling.repetition_penalty,
+        sampling.frequency_penalty,
+        sampling.presence_penalty,
+        sampling.temperature,
+        min(int(sampling.top_k), size),
+        round(sampling.top_p * (1 << DRAW_BITS)),
+        math.ceil(sampling.min_p * (1 << WEIGHT_BITS)),
+    )
 
 
-def _check_top(top: float) -> None:
+def check_top(top: float) -> None:
+    """Raise unless `top`, the largest logit under the rules, is a finite number."""
     if math.isnan(top):
         raise InvalidInputError("The logits hold NaN.", hint="Compute in a wider dtype, or check the weights.")
+    if top == math.inf:
+        raise InvalidInputError("The logits hold infinity.", hint="Compute in a wider dtype, or check the weights.")
     if top == -math.inf:
         raise InvalidInputError("No token may be chosen: every logit is -inf.", hint="Ban fewer tokens.")
-
-
-def _nucleus(p: np.ndarray, top_p: float) -> np.ndarray:
-    """Positions, rising, of the smallest set of probability top_p."""
-    # Those below (1 - top_p) / V sum to less than 1 - top_p, so they are never needed: sort only the others.
-    likely = np.flatnonzero(p >= (1 - top_p) / len(p))
-    order = likely[np.argsort(-p[likely], kind="stable")]
-    count = int(np.searchsorted(np.cumsum(p[order]), top_p * (1 - 1e-12))) + 1
-    return np.sort(order[:count])

@@ -14,8 +14,8 @@ from izwi_lab.errors import CheckpointError
 if TYPE_CHECKING:
     from izwi_lab.families.shared.steps import Session
 
-_KIND = "izwi-session-1"
-_PLAIN = ("seed", "tokens", "prompt_ids", "position", "done", "finish_reason", "max_tokens")
+_KIND = "izwi-session-2"
+_PLAIN = ("seed", "tokens", "prompt_ids", "position", "done", "finish_reason", "max_tokens", "reach")
 
 
 def save_session(session: Session, path: Path) -> None:
@@ -29,6 +29,7 @@ def save_session(session: Session, path: Path) -> None:
         "state": _plan(session.state, "state", arrays, session),
         "rng": _plan(session.rng.bit_generator.state, "rng", arrays, session),
         "codes": _plan(session.codes, "codes", arrays, session),
+        "model": session.model,
         **{name: getattr(session, name) for name in _PLAIN},
     }
     with written(path) as file:
@@ -48,8 +49,11 @@ def load_session(session: Session, path: Path, adopt: Callable[[Any], Any] | Non
         notes = json.loads(metadata["session"])
         state, codes, rng = (_build(notes[name], arrays, session) for name in ("state", "codes", "rng"))
         plain = {name: notes[name] for name in _PLAIN}
+        model = str(notes["model"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"Cannot read the session {path}: {error}.") from None
+    if model != session.model:
+        raise CheckpointError(f"{path} was saved by another model: {model or 'unnamed'}, not {session.model}.")
     if adopt is not None:
         state = adopt(state)
     else:
@@ -61,7 +65,7 @@ def load_session(session: Session, path: Path, adopt: Callable[[Any], Any] | Non
     session.rng.bit_generator.state = rng
     for name, value in plain.items():
         setattr(session, name, value)
-    session.last = None
+    session.last = session.tally = None
 
 
 def _plan(value: Any, name: str, arrays: dict[str, np.ndarray], session: Session) -> Any:

@@ -5,6 +5,8 @@ All that changes while a model runs is in its Session; the model is immutable af
 
 from __future__ import annotations
 
+import html
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +18,9 @@ import numpy as np
 
 from izwi_lab.backends.base import Backend, Native
 from izwi_lab.errors import InvalidInputError
+from izwi_lab.families.shared.chooser import Chooser
 from izwi_lab.families.shared.session_file import load_session, save_session
+from izwi_lab.families.shared.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +52,38 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one prefill or decode gave. logits: native [V]; hidden: native [D]; seconds: host time of the step."""
+    """What one prefill or decode gave. logits: native [V]; hidden: native [D]; seconds: host time of the step.
+
+    text: what shows a token id as text, where the model has a tokenizer.
+    """
 
     logits: Native
     hidden: Native
     index: int
     seconds: float
     backend: Backend
+    text: Callable[[int], str] | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __repr__(self) -> str:
+        likely = ", ".join(f"{text or token!r} {p:.2f}" for token, text, p in self.candidates(3)) or "no finite logits"
         shapes = f"logits {list(self.logits.shape)}, hidden {list(self.hidden.shape)}"
-        return f"{type(self).__name__}({self.index}, {shapes}, {self.seconds * 1000:.1f} ms)"
+        return f"{type(self).__name__}({self.index}: {likely}; {shapes}, {self.seconds * 1000:.1f} ms)"
+
+    def _repr_html_(self) -> str:
+        """A table of the likeliest tokens; their text is escaped."""
+        if len(self.logits.shape) != 1:  # steps of speech models, which choose no token
+            return f"<code>{html.escape(repr(self))}</code>"
+        cell = "<td style='text-align:{}'>{}</td>"
+        rows = "".join(
+            "<tr>"
+            + cell.format("right", token)
+            + cell.format("left", f"<code>{html.escape(repr(text))}</code>" if text else "")
+            + cell.format("right", f"{100 * p:.2f} %")
+            + f"<td style='text-align:left'><span style='opacity:.6'>{'█' * round(20 * p)}</span></td></tr>"
+            for token, text, p in self.candidates(8)
+        )
+        facts = f"position {self.index}, {self.seconds * 1000:.1f} ms, of {self.logits.shape[0]} tokens"
+        return f"<table>{rows}</table><div style='opacity:.75;font-size:90%'>{html.escape(facts)}</div>"
 
     def numpy(self) -> np.ndarray:
         """The logits on the host, float32 [V]."""
@@ -66,11 +91,25 @@ class Step:
 
     def top(self, k: int = 10) -> list[tuple[int, float]]:
         """The k most likely (token id, probability) pairs."""
-        logits = self.numpy().astype(np.float64)
-        p = np.exp(logits - logits.max())
-        p /= p.sum()
-        best = np.argsort(-p)[:k]
-        return [(int(i), float(p[i])) for i in best]
+        return [(token, math.exp(logprob)) for token, logprob in self.logprobs(k)]
+
+    def candidates(self, k: int = 10) -> list[tuple[int, str, float]]:
+        """The k most likely (token id, text, probability) rows; the text is "" where there is no tokenizer."""
+        text = self.text or (lambda _: "")
+        return [(token, text(token), p) for token, p in self.top(k) if math.isfinite(p)]
+
+    def logprobs(self, k: int = 10) -> list[tuple[int, float]]:
+        """The k most likely (token id, natural logarithm of its probability) pairs, best first."""
+        ids, logprobs, _ = Chooser(self.backend).best(self.logits, k)
+        return list(zip(ids.tolist(), logprobs.tolist(), strict=True))
+
+    def logprob(self, token: int) -> float:
+        """The natural logarithm of a token's probability, by the model's own distribution."""
+        size = int(self.logits.shape[0])
+        if not 0 <= token < size:
+            raise InvalidInputError(f"Token {token} is not in the vocabulary of {size}.")
+        _, _, whole = Chooser(self.backend).best(self.logits, 1)
+        return float(self.logits[token].item()) - whole
 
 
 class Session:
@@ -79,7 +118,9 @@ class Session:
     `state` is a nested dict/list of native arrays and plain values that the family's net reads and writes.
     `seed` fixes the random numbers: equal seeds give equal draws on every backend. `max_tokens`: after that many
     tokens a text session is done. `last`: the step before, for families that need not compute one after the end.
-    `adopt` checks a state that was loaded from a file and gives it in the net's own form.
+    `adopt` checks a state that was loaded from a file and gives it in the net's own form. `model`: whose session this
+    is; a file of another model's is refused. `reach`: the furthest position ever written to the caches of a text
+    session, which bounds how far a ring can go back. `tally`: counts of its ids, made when a penalty first needs them.
     """
 
     def __init__(
@@ -91,6 +132,7 @@ class Session:
         trim: Callable[[Session, int], None] | None = None,
         max_tokens: int | None = None,
         adopt: Callable[[Any], Any] | None = None,
+        model: str = "",
     ) -> None:
         if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
             raise InvalidInputError(f"seed must be a whole number from 0, got {seed!r}.")
@@ -101,12 +143,14 @@ class Session:
         self.tokens: list[int] = []
         self.prompt_ids: list[int] = []
         self.codes: Any = None
-        self.position = 0
+        self.position = self.reach = 0
         self.done = False
         self.finish_reason: str | None = None
         self.max_tokens = max_tokens
         self.last: Step | None = None
         self.started_s = time.perf_counter()
+        self.model = model
+        self.tally: Tally | None = None
         self._trim, self._adopt = trim, adopt
 
     def __repr__(self) -> str:
@@ -120,7 +164,7 @@ class Session:
         other.state = self.backend.copy(self.state)
         other.rng = np.random.Generator(np.random.Philox(0))
         other.rng.bit_generator.state = self.rng.bit_generator.state
-        other.tokens, other.prompt_ids = list(self.tokens), list(self.prompt_ids)
+        other.tokens, other.prompt_ids, other.tally = list(self.tokens), list(self.prompt_ids), None
         return other
 
     def trim(self, position: int) -> None:

@@ -35,9 +35,13 @@ class Taps(dict[str, np.ndarray]):
         self.history: dict[str, list[np.ndarray]] = {}
         self._patterns, self._numpy, self._array, self._replace = tuple(patterns), numpy, array, replace
 
+    def wants(self, name: str) -> bool:
+        """True if a pattern matches."""
+        return any(fnmatch.fnmatchcase(name, p) for p in self._patterns)
+
     def see(self, name: str, value: Any) -> Any:
         """Record `value` if a pattern matches and return it, or what `replace` gives instead."""
-        if not any(fnmatch.fnmatchcase(name, p) for p in self._patterns):
+        if not self.wants(name):
             return value
         host = np.array(self._numpy(value))
         if self._replace is not None and (other := self._replace(name, host)) is not None:
@@ -65,6 +69,12 @@ def tap(name: str, value: Any) -> Any:
 def tapped() -> bool:
     """True while a tap is open on this thread: fused paths that hide intermediates must step aside."""
     return _open.taps is not None
+
+
+def wanted(name: str) -> bool:
+    """True while a tap for `name` is open: what only a reader needs is computed then."""
+    taps = _open.taps
+    return taps is not None and taps.wants(name)
 
 
 @contextmanager

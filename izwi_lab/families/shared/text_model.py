@@ -3,11 +3,14 @@
 | verb | takes | gives |
 |---|---|---|
 | tokenize | text or messages | Prompt: ids [T] |
-| session | seed, max_tokens | Session: caches, random numbers, ids so far |
+| session | seed, max_tokens, kv_dtype | Session: caches, random numbers, ids so far |
 | prefill | session, prompt | Step: logits [V], hidden [D] of the last position |
 | sample | session, step, sampling | token id |
 | decode | session, token | Step |
+| verify | session, drafts | a Step for the last token and each draft, in one pass |
+| score | prompt | log-probabilities [T - 1] of each id after those before |
 | detokenize | tokens | text |
+| read_out | residual stream [..., D] | logits [..., V] |
 | tap | name patterns | embed, layers.N.attn, layers.N.mlp, layers.N [B, T, D], norm, logits |
 
 generate and stream are loops over exactly these verbs.
@@ -25,19 +28,25 @@ import numpy as np
 from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
-from izwi_lab.errors import CheckpointError, InvalidInputError
+from izwi_lab.errors import InvalidInputError
+from izwi_lab.families.shared import talk, text_session
+from izwi_lab.families.shared.chat_options import ChatOptions
+from izwi_lab.families.shared.chooser import Chooser
 from izwi_lab.families.shared.describe import describe
-from izwi_lab.families.shared.detokenizer import Detokenizer, StopStrings
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
+from izwi_lab.families.shared.prompt_cache import PromptCache
 from izwi_lab.families.shared.sampling import GREEDY, Sampling, sample_token
+from izwi_lab.families.shared.speculative import Drafts
 from izwi_lab.families.shared.steps import Prompt, Session, Step
+from izwi_lab.families.shared.tally import Tally
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
 from izwi_lab.families.shared.text_processor import TextProcessor
-from izwi_lab.results import ChatReply, TextDelta, Timing
+from izwi_lab.results import ChatReply, TextDelta
 
 PREFILL_CHUNK = 512  # tokens read at once: bounds memory, and how long a cancel waits
+SCORED_LOGITS = 1 << 24  # computed at once by `score`: 64 MB in float32
 
-Messages = str | Sequence[Mapping[str, Any]]
+Messages = talk.Messages
 
 
 class TextModel:
@@ -75,22 +84,56 @@ class TextModel:
 
         return tapping(patterns, numpy=self.backend.numpy, array=array, replace=replace)
 
-    def tokenize(self, messages: Messages, *, template: bool = True) -> Prompt:
+    def read_out(self, stream: np.ndarray, *, normed: bool = False) -> np.ndarray:
+        """Logits, float32 [..., V], that the last norm and the head read from a residual stream [..., D].
+
+        stream: what a tap saw, such as "layers.3"; normed: it is the tap "norm", past the last norm.
+        """
+        net = self._net()
+        with self.backend.inference():
+            x = self.backend.array(stream)
+            logits = net.head(x if normed else net.model.norm(x))
+            self.backend.evaluate(logits)
+        return self.backend.numpy(logits)
+
+    def tokenize(
+        self,
+        messages: Messages,
+        *,
+        template: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+        thinking: bool | None = None,
+    ) -> Prompt:
         """Text or chat messages to ids. template=False takes text as it is, control tokens and all.
 
+        tools, thinking: what the template is told of; see ChatOptions.
+
         Raises:
-            InvalidInputError: nothing was said, or a message has an unknown role or no text.
+            InvalidInputError: nothing was said, a message has an unknown role or no text, or the template has no place
+                for tools or for a choice about thinking.
         """
-        return self._processor().tokenize(messages, template=template)
+        return self.text_processor().tokenize(messages, template=template, tools=tools, thinking=thinking)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens; control tokens show nothing."""
-        return self._processor().detokenize(tokens)
+        return self.text_processor().detokenize(tokens)
 
-    def session(self, *, seed: int | None = None, max_tokens: int | None = None) -> Session:
-        """A new session. It is done after max_tokens, at the end token, or when the context is full."""
-        state = self._net().state()
-        return Session(self.backend, state, seed=seed, trim=_trim, max_tokens=max_tokens, adopt=self._adopt)
+    def session(
+        self, *, seed: int | None = None, max_tokens: int | None = None, kv_dtype: str | None = None
+    ) -> Session:
+        """A new session. It is done after max_tokens, at the end token, or when the context is full.
+
+        kv_dtype: None keeps keys and values in the compute dtype, "int8" in half the memory of bfloat16.
+        """
+        return Session(
+            self.backend,
+            self._net().state(kv_dtype),
+            seed=seed,
+            trim=text_session.trimmer(self.config),
+            max_tokens=max_tokens,
+            adopt=text_session.adopter(self.config, self.backend, kv_dtype),
+            model=self.variant.id,
+        )
 
     def prefill(self, session: Session, prompt: Prompt, *, cancel: CancelToken | None = None) -> Step:
         """Read the prompt, after whatever the session already holds; logits are those of the last position.
@@ -102,26 +145,48 @@ class TextModel:
         started_s = time.perf_counter()
         held = [*session.prompt_ids, *session.tokens]
         ids = np.asarray([*held[session.position :], *prompt.ids.tolist()], np.int32)  # incl. an undecoded last token
-        self._check_prompt(session, prompt.ids, len(ids))
-        before = session.position
+        text_session.check_prompt(session, prompt.ids, len(ids), self.config, self.variant.id)
+        before, reach = session.position, session.reach
+        # Rings may write over what an undone prefill needs again.
+        kept = None if self.config.rewindable(before + len(ids), before) else self.backend.copy(session.state)
         try:
             for start in range(0, len(ids), PREFILL_CHUNK):
                 if cancel is not None:
                     cancel.check()
-                chunk = ids[start : start + PREFILL_CHUNK]
-                logits, hidden = self._run(session, chunk)
-                session.position += len(chunk)
+                logits, hidden = self._run(session, ids[start : start + PREFILL_CHUNK])
         except BaseException:  # cancelled or out of memory: the session is as it was
-            session.state["length"] = session.position = before
+            if kept is not None:
+                session.state, session.reach = kept, reach
+            text_session.rewind(session, before)
             raise
         session.prompt_ids, session.tokens = [*held, *prompt.ids.tolist()], []
         session.done, session.finish_reason = False, None
         return self._step(session, logits, hidden, started_s)
 
-    def sample(self, session: Session, step: Step, sampling: Sampling | None = None) -> int:
-        """Choose the next token; draws from the session's random numbers unless greedy."""
-        chosen = sampling or GREEDY
-        return sample_token(step.logits, chosen, session.rng, session.tokens, self.backend, prompt=session.prompt_ids)
+    def sample(
+        self,
+        session: Session,
+        step: Step,
+        sampling: Sampling | None = None,
+        *,
+        allowed: np.ndarray | None = None,
+    ) -> int:
+        """Choose the next token; draws from the session's random numbers unless greedy.
+
+        allowed: the only tokens that may come, int32 [ceil(V / 32)]: bit t % 32 of word t // 32; None for all.
+        """
+        if session.tally is None:
+            session.tally = Tally(self.config.vocab_size, self.backend)
+        return sample_token(
+            step.logits,
+            sampling or GREEDY,
+            session.rng,
+            session.tokens,
+            self.backend,
+            prompt=session.prompt_ids,
+            allowed=allowed,
+            tally=session.tally,
+        )
 
     def decode(self, session: Session, token: int) -> Step:
         """Take `token` as said and compute what follows.
@@ -129,23 +194,74 @@ class TextModel:
         When it ends the answer (end token, max_tokens or context reached) the session is done and nothing is computed:
         the step before is given back.
         """
-        if not 0 <= token < self.config.vocab_size:
-            raise InvalidInputError(f"Token {token} is not in the vocabulary of {self.config.vocab_size}.")
-        if session.position == 0:
-            raise InvalidInputError("This session is empty.", hint="Call prefill first.")
-        session.tokens.append(int(token))
-        pending = session.tokens[session.position - len(session.prompt_ids) :]  # not yet in the caches
-        full = session.position + len(pending) > self.config.max_positions
-        if token in self._stops:
-            session.done, session.finish_reason = True, "stop"
-        elif full or (session.max_tokens is not None and len(session.tokens) >= session.max_tokens):
-            session.done, session.finish_reason = True, "length"
+        self.say(session, token)
         if session.done and session.last is not None:
             return session.last
+        return self.advance(session)
+
+    def say(self, session: Session, token: int) -> None:
+        """Take `token` as said without computing what follows; `advance` or `verify` does. See `decode`."""
+        text_session.say(session, token, self._stops, self.config)
+
+    def advance(self, session: Session) -> Step:
+        """Read what was said but is not in the caches yet: the step after it."""
         started_s = time.perf_counter()
-        logits, hidden = self._run(session, np.asarray(pending, np.int32))
-        session.position += len(pending)
+        ids = np.asarray(self._pending(session), np.int32)
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            logits, hidden = self._run(session, ids[start : start + PREFILL_CHUNK])
         return self._step(session, logits, hidden, started_s)
+
+    def verify(self, session: Session, drafts: Sequence[int]) -> list[Step]:
+        """Steps after what was said and after each of `drafts`, in one pass: the first is that of `advance`.
+
+        The session counts no draft. `follow` takes one as said: the first of them, then the next.
+        """
+        started_s = time.perf_counter()
+        pending = self._pending(session)
+        ids = np.asarray([*pending, *drafts], np.int32)
+        with self.backend.inference():
+            logits, hidden = self._net().every(self.backend.array(ids[None]), session.state)
+            self.backend.evaluate(logits, hidden)
+        session.reach = max(session.reach, session.position + len(ids))
+        text_session.rewind(session, session.position + len(pending))
+        first, seconds = len(pending) - 1, time.perf_counter() - started_s
+        steps = [
+            Step(logits[0, i], hidden[0, i], session.position + i - len(pending), seconds, self.backend, text=self.text)
+            for i in range(first, len(ids))
+        ]
+        session.last = steps[0]
+        return steps
+
+    def follow(self, session: Session, step: Step) -> Step:
+        """Count the token said last as read: it is the next draft of the last `verify`, which gave `step` for it."""
+        text_session.rewind(session, session.position + 1)
+        session.last = step
+        return step
+
+    def score(self, prompt: str | Prompt, *, cancel: CancelToken | None = None) -> np.ndarray:
+        """Log-probabilities, float32 [T - 1], of each id of the prompt after the first, given those before it.
+
+        A text is taken as it is, without template. exp(-mean) is its perplexity.
+
+        Raises:
+            InvalidInputError: fewer than two ids, an id out of range, or more than the context has room for.
+            Cancelled: stopped by `cancel`.
+        """
+        ids = (self.tokenize(prompt, template=False) if isinstance(prompt, str) else prompt).ids.astype(np.int32)
+        session, chooser = self.session(), Chooser(self.backend)
+        text_session.check_prompt(session, ids, len(ids), self.config, self.variant.id)
+        if len(ids) < 2:
+            raise InvalidInputError("One id has nothing before it.", hint="Give at least two.")
+        size = max(1, min(PREFILL_CHUNK, SCORED_LOGITS // self.config.vocab_size))
+        out = []
+        for start in range(0, len(ids) - 1, size):
+            if cancel is not None:
+                cancel.check()
+            piece, wanted = ids[start : start + size], ids[start + 1 : start + 1 + size]
+            with self.backend.inference():
+                logits, _ = self._net().every(self.backend.array(piece[None]), session.state)
+                out.append(chooser.logprobs(logits[0, : len(wanted)], wanted))
+        return np.concatenate(out)
 
     def generate(
         self,
@@ -155,35 +271,37 @@ class TextModel:
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         seed: int | None = None,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
+        truncation: str = "error",
+        speculative: Drafts | None = None,
+        session: Session | None = None,
+        cache: PromptCache | None = None,
         cancel: CancelToken | None = None,
     ) -> ChatReply:
-        """Answer it all. The reply's tokens include the end token; a cancelled answer keeps what was said."""
-        started_s, first_s = time.perf_counter(), 0.0
-        texts: list[str] = []
-        session = self.session(seed=seed, max_tokens=max_tokens)
-        read_s = 0.0
-        for delta in self._talk(session, prompt, sampling, stop, cancel):
-            if not first_s:
-                first_s = time.perf_counter() - started_s
-                read_s = session.last.seconds if session.last else 0.0
-            texts.append(delta.text)
-        total_s = time.perf_counter() - started_s
-        timing = Timing(
-            total_s=total_s,
-            first_s=first_s,
-            prefill_s=read_s,
-            decode_s=total_s - first_s,
-            prompt_tokens=len(session.prompt_ids),
-            tokens=len(session.tokens),
+        """Answer it all; the options are those of ChatOptions. session: one to go on from, instead of a new one.
+
+        cache: where sessions wait for the next turn of their conversation; not looked at with `session`.
+
+        The reply's tokens include the end token; a cancelled answer keeps what was said.
+        """
+        options = ChatOptions(
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            seed=seed,
+            thinking=thinking,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+            logprobs=logprobs,
+            truncation=truncation,
+            speculative=speculative,
         )
-        return ChatReply(
-            "".join(texts),
-            session.finish_reason or "cancelled",
-            tuple(session.tokens),
-            self.variant.id,
-            f"{self.plan.backend} {self.plan.device} {self.plan.dtype}",
-            timing,
-        )
+        return talk.reply(self, prompt, options, session=session, cache=cache, cancel=cancel)
 
     def stream(
         self,
@@ -193,94 +311,63 @@ class TextModel:
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         seed: int | None = None,
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
+        logprobs: int | None = None,
+        truncation: str = "error",
+        speculative: Drafts | None = None,
+        session: Session | None = None,
+        cache: PromptCache | None = None,
         cancel: CancelToken | None = None,
     ) -> Iterator[TextDelta]:
         """Answer as it comes: one delta a token, then a last one with the finish reason and text held back."""
-        yield from self._talk(self.session(seed=seed, max_tokens=max_tokens), prompt, sampling, stop, cancel)
+        options = ChatOptions(
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            seed=seed,
+            thinking=thinking,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+            logprobs=logprobs,
+            truncation=truncation,
+            speculative=speculative,
+        )
+        yield from talk.deltas(self, prompt, options, session=session, cache=cache, cancel=cancel)
 
-    def _talk(
-        self,
-        session: Session,
-        prompt: Messages | Prompt,
-        sampling: Sampling | None,
-        stop: Sequence[str],
-        cancel: CancelToken | None,
-    ) -> Iterator[TextDelta]:
-        """The loop over the verbs that generate and stream share."""
-        if session.max_tokens is not None and session.max_tokens < 1:
-            raise InvalidInputError(f"max_tokens must be at least 1, got {session.max_tokens}.")
-        if isinstance(stop, str):
-            raise InvalidInputError(f"stop takes a list of texts, got {stop!r}.", hint=f"Expected stop=[{stop!r}].")
-        read = prompt if isinstance(prompt, Prompt) else self.tokenize(prompt)
-        text, stops, index = Detokenizer(self._processor().token_bytes), StopStrings(stop), 0
-        if cancel is None or not cancel.cancelled:
-            step = self._read(session, read, cancel)
-            while step is not None and not session.done:
-                if cancel is not None and cancel.cancelled:
-                    break
-                token = self.sample(session, step, sampling)
-                shown = stops.push(text.push(token))
-                if stops.found is not None:
-                    session.tokens.append(token)
-                    session.done, session.finish_reason = True, "stop"
-                yield TextDelta(shown, index, token)
-                index += 1
-                if not session.done:
-                    step = self.decode(session, token)
-        if session.finish_reason is None:
-            session.finish_reason = "cancelled"
-        yield TextDelta(stops.flush(), index, finish_reason=session.finish_reason)
+    def text(self, token: int) -> str:
+        """A token as text, control tokens by their names; "" without a tokenizer."""
+        if self.processor is None:
+            return ""
+        said = self.processor.token_bytes(token).decode("utf-8", "replace")
+        return said or self.processor.tokenizer.id_to_token(token) or ""
 
-    def _read(self, session: Session, prompt: Prompt, cancel: CancelToken | None) -> Step | None:
-        from izwi_lab.errors import Cancelled
-
-        try:
-            return self.prefill(session, prompt, cancel=cancel)
-        except Cancelled:
-            return None
+    def _pending(self, session: Session) -> list[int]:
+        """What the session should hold but is not in its caches yet."""
+        said = session.position - len(session.prompt_ids)
+        pending = session.tokens[said:] if said >= 0 else [*session.prompt_ids[said:], *session.tokens]
+        if not pending:
+            raise InvalidInputError("Nothing was said since the last step.", hint="Call decode with a token.")
+        return pending
 
     def _run(self, session: Session, ids: np.ndarray) -> tuple[Native, Native]:
         with self.backend.inference():
             logits, hidden = self._net()(self.backend.array(ids[None]), session.state)
             self.backend.evaluate(logits, hidden)
+        text_session.rewind(session, session.position + len(ids))
         return logits[0], hidden[0]
 
     def _step(self, session: Session, logits: Native, hidden: Native, started_s: float) -> Step:
-        step = Step(logits, hidden, session.position - 1, time.perf_counter() - started_s, self.backend)
+        seconds = time.perf_counter() - started_s
+        step = Step(logits, hidden, session.position - 1, seconds, self.backend, text=self.text)
         session.last = step
         return step
 
-    def _check_prompt(self, session: Session, ids: np.ndarray, adding: int) -> None:
-        limit = self.config.max_positions
-        if not len(ids):
-            raise InvalidInputError("The prompt is empty.", hint="Give at least one token.")
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
-            raise InvalidInputError(
-                f"The prompt holds ids from {ids.min()} to {ids.max()}; the vocabulary has {self.config.vocab_size}."
-            )
-        if session.position + adding > limit:
-            have = f" after {session.position} already read" if session.position else ""
-            raise InvalidInputError(
-                f"The prompt has {adding} tokens{have}, more than the context of {limit} of {self.variant.id}.",
-                hint="Shorten the prompt.",
-            )
-
-    def _adopt(self, state: Any) -> Any:
-        """A state from a file, in the compute dtype. What does not fit this net would be read out of bounds."""
-        if not _fits(state, self.config):
-            c = self.config
-            raise CheckpointError(
-                "The session was saved by another model.",
-                hint=f"Expected {c.num_layers} layers of caches [1, {c.num_kv_heads}, positions, {c.head_dim}].",
-            )
-        with self.backend.inference():
-            return {"length": state["length"], **{n: [self._native(a) for a in state[n]] for n in ("k", "v")}}
-
-    def _native(self, values: Native) -> Native:
-        same = str(values.dtype).rpartition(".")[2] == self.backend.dtype
-        return values if same else self.backend.array(self.backend.numpy(values))
-
-    def _processor(self) -> TextProcessor:
+    def text_processor(self) -> TextProcessor:
+        """Tokenizer and template. Raises InvalidInputError for a dummy model, which has none."""
         if self.processor is None:
             raise InvalidInputError("A dummy model has no tokenizer.", hint="Take the steps with Prompt(ids=...).")
         return self.processor
@@ -289,25 +376,3 @@ class TextModel:
         if self.net is None:
             raise InvalidInputError(f"{self.variant.id} was closed.", hint="Load it again.")
         return self.net
-
-
-def _trim(session: Session, position: int) -> None:
-    """Forget ids after `position`; the caches keep their room and are written over."""
-    ids = [*session.prompt_ids, *session.tokens][:position]
-    session.tokens = ids[len(session.prompt_ids) :]
-    session.prompt_ids = ids[: len(session.prompt_ids)]
-    session.state["length"] = session.position = position
-    session.done, session.finish_reason, session.last = False, None, None
-
-
-def _fits(state: Any, c: DecoderConfig) -> bool:
-    """True for a decoder state [1, Hkv, capacity, d] of this config, every layer with room for what it holds."""
-    try:
-        length, keys, values = state["length"], state["k"], state["v"]
-        shapes = {tuple(a.shape) for a in (*keys, *values)} or {(1, c.num_kv_heads, 0, c.head_dim)}
-        ((batch, heads, room, dim),) = shapes
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
-    whole = len(keys) == len(values) and len(keys) in (0, c.num_layers)
-    same = (batch, heads, dim) == (1, c.num_kv_heads, c.head_dim)
-    return whole and same and isinstance(length, int) and 0 <= length <= min(room, c.max_positions)

@@ -25,40 +25,58 @@ class TextProcessor:
     stop_ids: frozenset[int]
     variables: Mapping[str, Any]
 
-    def tokenize(self, messages: str | Sequence[Mapping[str, Any]], *, template: bool) -> Prompt:
+    def tokenize(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        *,
+        template: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+        thinking: bool | None = None,
+    ) -> Prompt:
         """See `TextModel.tokenize`."""
+        if (tools or thinking is not None) and (not template or self.template is None):
+            raise InvalidInputError(
+                "Tools and a choice about thinking need a chat template, and none is used here.", hint="Leave them out."
+            )
         if not template:
             if not isinstance(messages, str):
                 raise InvalidInputError("template=False takes text, not messages.")
             return self.encoder.text(messages)
         if self.template is None:
+            if isinstance(messages, str):
+                return self.encoder.text(messages)  # a base model: it continues text
             raise InvalidInputError(
-                "This model has no chat template: it continues text.", hint="Give text with template=False."
+                "This model has no chat template: it continues text.", hint="Give text, with template=False."
             )
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        return self.encoder.chat(self.template, messages, variables=self.variables)
+        return self.encoder.chat(self.template, messages, variables=self.variables, tools=tools, thinking=thinking)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens; control tokens show nothing."""
         return detokenize(self.token_bytes, tokens)
 
 
-def from_gguf(path: Path, metadata: Mapping[str, Any]) -> TextProcessor:
-    """From the metadata of the GGUF file at `path`."""
+def from_gguf(path: Path, metadata: Mapping[str, Any], *, stops: Sequence[str] = ()) -> TextProcessor:
+    """From the metadata of the GGUF file at `path`. stops: see `from_folder`."""
     from izwi_lab.artifacts.gguf_tokenizer import gguf_tokenizer
 
     tokenizer = gguf_tokenizer(path, metadata)
-    stops = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    named = {n: metadata.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos")}
-    variables = {f"{n}_token": tokenizer.id_to_token(int(i)) for n, i in named.items() if i is not None}
-    return _processor(
-        tokenizer, metadata.get("tokenizer.chat_template"), [int(s) for s in stops if s is not None], variables
-    )
+    ids = {n: metadata.get(f"tokenizer.ggml.{n}_token_id") for n in ("bos", "eos", "eot", "eom")}
+    ends = [int(i) for n, i in ids.items() if i is not None and n != "bos"]
+    variables = {f"{n}_token": tokenizer.id_to_token(int(i)) for n in ("bos", "eos") if (i := ids[n]) is not None}
+    return _processor(tokenizer, metadata.get("tokenizer.chat_template"), ends, stops, variables)
 
 
-def from_folder(folder: Path, config: Mapping[str, Any]) -> TextProcessor:
-    """From tokenizer.json, tokenizer_config.json, chat_template.jinja and generation_config.json of a folder."""
+def from_folder(folder: Path, config: Mapping[str, Any], *, stops: Sequence[str] = ()) -> TextProcessor:
+    """From tokenizer.json, tokenizer_config.json, chat_template.jinja and generation_config.json of a folder.
+
+    An answer ends at the `eos_token_id` of generation_config.json (else of config.json), at the tokenizer's
+    `eos_token`, and at `stops`: control tokens of the family by name, as far as this tokenizer has them.
+
+    Raises:
+        CheckpointError: no tokenizer.json, or a file that cannot be read.
+    """
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
@@ -70,26 +88,34 @@ def from_folder(folder: Path, config: Mapping[str, Any]) -> TextProcessor:
         raise CheckpointError(f"Cannot read {path}: {error}.", hint="Fetch the model again.") from None
     settings = _json(folder / "tokenizer_config.json")
     generation = _json(folder / "generation_config.json")
-    template_file = folder / "chat_template.jinja"
-    template = template_file.read_text(encoding="utf-8") if template_file.is_file() else settings.get("chat_template")
-    if isinstance(template, list):  # several by name
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
-    stops = generation.get("eos_token_id", config.get("eos_token_id"))
-    ids = [stops] if isinstance(stops, int) else list(stops or [])
+    listed = generation.get("eos_token_id", config.get("eos_token_id"))
+    ends = [listed] if isinstance(listed, int) else list(listed or [])
     named = {k: settings.get(k) for k in ("bos_token", "eos_token")}
     variables = {k: v["content"] if isinstance(v, Mapping) else v for k, v in named.items() if v}
     if (eos := tokenizer.token_to_id(variables.get("eos_token", ""))) is not None:
-        ids.append(eos)
-    return _processor(tokenizer, template, ids, variables)
+        ends.append(eos)
+    return _processor(tokenizer, _template(folder, settings), ends, stops, variables)
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja, chat_template.json (older multimodal checkpoints), or what tokenizer_config.json holds."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = _json(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
+    if isinstance(template, list):  # several by name
+        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+    return template
 
 
 def _processor(
-    tokenizer: Any, template: str | None, stop_ids: Sequence[int], variables: Mapping[str, Any]
+    tokenizer: Any, template: str | None, ends: Sequence[int], stops: Sequence[str], variables: Mapping[str, Any]
 ) -> TextProcessor:
-    # The end of a chat turn ends an answer, whatever the file says of eos.
-    turns = [tokenizer.token_to_id(t) for t in ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>")]
-    stops = frozenset([*stop_ids, *(t for t in turns if t is not None)])
-    return TextProcessor(tokenizer, PromptEncoder(tokenizer), TokenBytes(tokenizer), template, stops, dict(variables))
+    special = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+    stop_ids = frozenset([*ends, *(special[name] for name in stops if name in special)])
+    return TextProcessor(
+        tokenizer, PromptEncoder(tokenizer), TokenBytes(tokenizer), template, stop_ids, dict(variables)
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

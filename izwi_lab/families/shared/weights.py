@@ -64,7 +64,7 @@ def take_rows(weight: Weight, rows: np.ndarray) -> Weight:
     """Rows in another order, dense or quantised."""
     if isinstance(weight, Tensor):
         return Tensor(weight.data[rows], weight.dtype)
-    return AffineTensor(weight.q[rows], weight.scales[rows], weight.biases[rows], weight.bits, weight.group_size)
+    return weight.rows(rows)
 
 
 def half_split_rows(heads: int, head_dim: int) -> np.ndarray:

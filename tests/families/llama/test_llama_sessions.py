@@ -152,9 +152,9 @@ def test_gguf_rope_factors_and_scaling_are_honoured():
 
 def test_rope_factors_are_read_from_the_file(gguf_folder, tmp_path, monkeypatch):
     from izwi_lab.artifacts.tensors import Tensor
-    from izwi_lab.families.llama import model as llama
+    from izwi_lab.families.shared import text_loader
 
-    asked = llama.open_checkpoint
+    asked = text_loader.open_checkpoint
 
     def with_factors(folder, layout):
         held = asked(folder, layout)
@@ -165,7 +165,7 @@ def test_rope_factors_are_read_from_the_file(gguf_folder, tmp_path, monkeypatch)
         stand_in.shape, stand_in.close = staticmethod(held.shape), staticmethod(held.close)
         return stand_in
 
-    monkeypatch.setattr(llama, "open_checkpoint", with_factors)
+    monkeypatch.setattr(text_loader, "open_checkpoint", with_factors)
     model = open_model(gguf_folder, "gguf")
     found = dict(model.config.ropes)["full_attention"].inv_freq
     np.testing.assert_allclose(found, np.array(rope(16, 10_000.0).inv_freq) / 2)

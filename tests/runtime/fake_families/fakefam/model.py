@@ -31,6 +31,7 @@ class Script:
     resident: int = 0
     peak: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    chat_options: dict = field(default_factory=dict)
 
 
 script = Script()
@@ -93,9 +94,10 @@ class FakeModel:
         return Audio.from_samples(np.full(80, level, np.float32), RATE_HZ)
 
     def stream(self, what, *, cancel, seed=None, voice=None, language=None, speed=1.0, task="", prompt=None,
-               word_times=False, temperature=0.0, sampling=None, max_tokens=512, stop=()):  # fmt: skip
+               word_times=False, temperature=0.0, sampling=None, max_tokens=512, stop=(), **chat_options):  # fmt: skip
         from izwi_lab.catalog.variant import Task
 
+        script.chat_options = chat_options
         if self.variant.task is Task.TTS:
             words = what.split()
             for i, word in enumerate(self._words(what, cancel)):

@@ -9,14 +9,9 @@ from typing import Any
 
 from izwi_lab.errors import CheckpointError
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CONV = "full_attention", "sliding_attention", "conv"
 BUCKET = 128  # positions; caches grow to whole buckets
-
-
-def room_for(positions: int, held: int, limit: int) -> int:
-    """Positions that a cache of `held` grows to, to hold `positions`: a quarter more than before, in whole buckets."""
-    buckets = -(-max(positions, held + held // 4) // BUCKET) * BUCKET
-    return max(positions, min(buckets, -(-limit // BUCKET) * BUCKET))
+CONV_RING = 64  # positions whose inputs a conv layer keeps: more than it needs, so that a session can be rewound
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +24,13 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """A pre-norm decoder with grouped-query attention and a gated MLP.
+    """A pre-norm decoder with grouped-query attention, or a short convolution, and a gated MLP.
 
-    ropes: by layer type. norm_offset: added to every norm scale (Gemma stores w - 1). post_norms: the branch outputs
-    are normed before the residual addition (Gemma). embed_scale multiplies embeddings. window: keys that a sliding
-    layer sees, counting the current one. activation: "silu" or "gelu_tanh".
+    layer_types: FULL, SLIDING or CONV by layer. ropes: by type of attention layer. norm_offset: added to every norm
+    scale (Gemma stores w - 1). post_norms: the branch outputs are normed before the residual addition (Gemma).
+    embed_scale multiplies embeddings. window: keys that a sliding layer sees, counting the current one. activation:
+    "silu" or "gelu_tanh". conv_kernel: inputs that a conv layer sees, counting the current one (LFM2's conv_L_cache);
+    conv_bias: its three parts have biases.
     """
 
     vocab_size: int
@@ -57,6 +54,8 @@ class DecoderConfig:
     activation: str = "silu"
     embed_scale: float = 1.0
     attn_scale: float = 0.0
+    conv_kernel: int = 0
+    conv_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
@@ -70,7 +69,7 @@ class DecoderConfig:
             object.__setattr__(self, "layer_types", (FULL,) * self.num_layers)
         if not self.attn_scale:
             object.__setattr__(self, "attn_scale", self.head_dim**-0.5)
-        kinds = {kind for kind, _ in self.ropes}
+        kinds = {CONV, *(kind for kind, _ in self.ropes)}
         if len(self.layer_types) != self.num_layers or not set(self.layer_types) <= kinds:
             raise CheckpointError(
                 f"The config lists {len(self.layer_types)} layer types {sorted(set(self.layer_types))} "
@@ -78,10 +77,31 @@ class DecoderConfig:
             )
         if SLIDING in self.layer_types and self.window < 1:
             raise CheckpointError("The config has sliding layers but no sliding window.")
+        if CONV in self.layer_types and not 1 <= self.conv_kernel <= CONV_RING:
+            raise CheckpointError(f"conv layers with a kernel of {self.conv_kernel}, expected 1 to {CONV_RING}.")
 
     def window_of(self, layer: int) -> int:
         """Keys that layer sees; 0 for all."""
         return self.window if self.layer_types[layer] == SLIDING else 0
+
+    def ring_of(self, layer: int) -> int:
+        """Most positions that the cache of a layer holds; position p is at slot p % ring. 0: it keeps everything."""
+        if self.layer_types[layer] == CONV:
+            return CONV_RING
+        return -(-(self.window + BUCKET) // BUCKET) * BUCKET if self.layer_types[layer] == SLIDING else 0
+
+    def rewindable(self, length: int, position: int) -> bool:
+        """True if caches of `length` positions can go back to `position`: what it still sees was not overwritten."""
+        if position == 0 or position == length:
+            return True
+        if not 0 < position < length:
+            return False
+        for layer, kind in enumerate(self.layer_types):
+            if ring := self.ring_of(layer):
+                seen = self.conv_kernel if kind == CONV else self.window
+                if max(0, position + 1 - seen) < length - ring:
+                    return False
+        return True
 
 
 def rope(head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None) -> Rope:

@@ -1,30 +1,59 @@
-"""The decoder on MLX. Parameters are named as in transformers; taps: embed, layers.N[.attn|.mlp], norm, logits."""
+"""The decoder on MLX. Parameters are named as in transformers.
+
+Taps: embed, layers.N.attn and .mlp (what the branch adds), layers.N.conv (the same of a conv layer),
+layers.N.attn.pattern (attention probabilities [B, H, T, S]), layers.N, norm, logits.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
-from izwi_lab.families.shared.nets.decoder.config import DecoderConfig, room_for
-from izwi_lab.families.shared.taps import tap
+from izwi_lab.families.shared.nets.decoder import cache
+from izwi_lab.families.shared.nets.decoder.cache_mlx import Piece, frequencies, rotate
+from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
+from izwi_lab.families.shared.taps import tap, tapped, wanted
+
+
+@partial(mx.compile, shapeless=True)
+def gated(gate: mx.array, up: mx.array) -> mx.array:
+    """SwiGLU's product in one kernel."""
+    return gate * mx.sigmoid(gate) * up
+
+
+@partial(mx.compile, shapeless=True)
+def gated_gelu(gate: mx.array, up: mx.array) -> mx.array:
+    """GeGLU's product in one kernel, GELU by its tanh form."""
+    inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)  # sqrt(2 / pi)
+    return 0.5 * gate * (1 + mx.tanh(inner)) * up
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm over the last axis; the scale is weight + offset."""
+    """Root mean square norm over the last axis; the scale is weight, or weight + offset in float32."""
 
     def __init__(self, width: int, c: DecoderConfig):
         super().__init__()
         self.weight = mx.ones((width,))
         self.eps, self.offset = c.norm_eps, c.norm_offset
+        self._scale = None
+
+    def finalize(self) -> None:
+        """After loading: the scale is computed once."""
+        self._scale = self.scale()
 
     def scale(self) -> mx.array:
         """What the normed values are multiplied by."""
-        return self.weight + self.offset if self.offset else self.weight
+        return self.weight.astype(mx.float32) + self.offset if self.offset else self.weight
 
     def __call__(self, x: mx.array) -> mx.array:
         """See the class."""
-        return mx.fast.rms_norm(x, self.scale(), self.eps)
+        if self._scale.dtype != x.dtype:  # 1 + w would lose its last bits in a narrow dtype
+            return mx.fast.rms_norm(x.astype(mx.float32), self._scale, self.eps).astype(x.dtype)
+        return mx.fast.rms_norm(x, self._scale, self.eps)
 
 
 class Attention(nn.Module):
@@ -52,20 +81,36 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
 
-    def __call__(self, x: mx.array, state: dict, ropes: dict, masks: dict) -> mx.array:
+    def __call__(self, x: mx.array, piece: Piece) -> mx.array:
         """See the class."""
-        c, i, start, T = self.c, self.index, state["length"], x.shape[1]
+        c, i = self.c, self.index
         q, k, v = self.project(x)
-        cos, sin = ropes[c.layer_types[i]]
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        state["k"][i][:, :, start : start + T] = k
-        state["v"][i][:, :, start : start + T] = v
-        window = c.window_of(i)
-        first = max(0, start + 1 - window) if window else 0
-        k, v = state["k"][i][:, :, first : start + T], state["v"][i][:, :, first : start + T]
-        mask = masks[c.layer_types[i]] if T > 1 else None
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=c.attn_scale, mask=mask)
-        return self.o_proj(y.swapaxes(1, 2).reshape(*x.shape[:2], -1))
+        rotation = piece.rotations[c.layer_types[i]]
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+        name = f"layers.{i}.attn.pattern"
+        if wanted(name):
+            y = shown(name, q, *piece.keys_values(i, k, v, ordered=True), c.attn_scale)
+        else:
+            y = attend(q, *piece.keys_values(i, k, v), c.attn_scale)
+        return self.o_proj(y)
+
+
+class ShortConv(nn.Module):
+    """Gated causal convolution per channel over the last inputs (LFM2). x [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, c: DecoderConfig, index: int):
+        super().__init__()
+        width = c.hidden_size
+        self.index = index
+        self.in_proj = nn.Linear(width, 3 * width, bias=c.conv_bias)
+        self.conv = nn.Conv1d(width, width, c.conv_kernel, groups=width, bias=c.conv_bias)
+        self.out_proj = nn.Linear(width, width, bias=c.conv_bias)
+
+    def __call__(self, x: mx.array, piece: Piece) -> mx.array:
+        """See the class."""
+        before, after, x = mx.split(self.in_proj(x), 3, axis=-1)
+        y = self.conv(piece.conv_inputs(self.index, before * x))
+        return tap(f"layers.{self.index}.conv", self.out_proj(after * y))
 
 
 class MLP(nn.Module):
@@ -81,17 +126,19 @@ class MLP(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """See the class."""
         gate, up = self.gate_proj(x), self.up_proj(x)
-        act = nn.silu(gate) if self.c.activation == "silu" else nn.gelu_approx(gate)
-        return self.down_proj(act * up)
+        return self.down_proj(gated(gate, up) if self.c.activation == "silu" else gated_gelu(gate, up))
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each with its norms, added to the residual stream."""
+    """Attention or convolution, then the MLP, each with its norms, added to the residual stream."""
 
     def __init__(self, c: DecoderConfig, index: int):
         super().__init__()
         self.c, self.index = c, index
-        self.self_attn = Attention(c, index)
+        if c.layer_types[index] == CONV:
+            self.conv = ShortConv(c, index)
+        else:
+            self.self_attn = Attention(c, index)
         self.mlp = MLP(c)
         self.input_layernorm = RMSNorm(c.hidden_size, c)
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c)
@@ -99,10 +146,11 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(c.hidden_size, c)
             self.post_feedforward_layernorm = RMSNorm(c.hidden_size, c)
 
-    def __call__(self, x: mx.array, state: dict, ropes: dict, masks: dict) -> mx.array:
+    def __call__(self, x: mx.array, piece: Piece) -> mx.array:
         """See the class."""
         post = self.c.post_norms
-        y = self.self_attn(self.input_layernorm(x), state, ropes, masks)
+        mixed = self.conv if self.c.layer_types[self.index] == CONV else self.self_attn
+        y = mixed(self.input_layernorm(x), piece)
         y = tap(f"layers.{self.index}.attn", self.post_attention_layernorm(y) if post else y)
         x = x + y
         y = self.mlp(self.pre_feedforward_layernorm(x) if post else self.post_attention_layernorm(x))
@@ -123,7 +171,7 @@ class Model(nn.Module):
 class DecoderLM(nn.Module):
     """ids [B, T] and the state of a session -> logits [B, V] and hidden [B, D] of the last position.
 
-    state: {"length": positions cached, "k": [one per layer], "v": [...]}, caches [B, Hkv, capacity, d]; see `state`.
+    The state (see `cache.py`) grows by T.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -132,32 +180,43 @@ class DecoderLM(nn.Module):
         self.model = Model(config)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._frequencies = {}
+
+    def finalize(self, backend) -> None:
+        """After loading: what every step needs, once; on the CPU, dense weights in the order its products like."""
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                module.finalize()
+            elif backend.device == "cpu" and isinstance(module, (nn.Linear, nn.Embedding)):
+                module.weight = by_columns(module.weight)
+        self._embed_scale = mx.array(self.config.embed_scale, backend.mlx_dtype)  # rounded as the checkpoint's
+        self._frequencies = frequencies(self.config)
 
     def weight_bytes(self) -> int:
         """Bytes of all weights as held."""
         return sum(p.nbytes for _, p in tree_flatten(self.parameters()))
 
-    def state(self) -> dict:
-        """An empty cache."""
-        return {"length": 0, "k": [], "v": []}
+    def state(self, kv_dtype: str | None = None) -> dict:
+        """Empty caches. kv_dtype: None for the compute dtype, or "int8"."""
+        return cache.empty(kv_dtype)
 
     def embed(self, ids: mx.array) -> mx.array:
         """Ids [B, T] -> [B, T, D]."""
         x = self.model.embed_tokens(ids)
-        if self.config.embed_scale != 1.0:
-            x = x * mx.array(self.config.embed_scale, x.dtype)
-        return tap("embed", x)
+        return tap("embed", x if self.config.embed_scale == 1.0 else x * self._embed_scale)
+
+    def through(self, x: mx.array, piece: Piece) -> mx.array:
+        """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
+        for layer in self.model.layers:
+            x = layer(x, piece)
+        return tap("norm", self.model.norm(x))
 
     def hidden(self, x: mx.array, state: dict) -> mx.array:
         """Embeddings [B, T, D] -> normed hidden states [B, T, D]; the state grows by T."""
-        start, T = state["length"], x.shape[1]
-        reserve(state, self.config, x, start + T)
-        ropes = {kind: angles(r, start, T, x) for kind, r in self.config.ropes}
-        masks = {kind: mask_of(self.config, kind, start, T) for kind in ropes} if T > 1 else {}
-        for layer in self.model.layers:
-            x = layer(x, state, ropes, masks)
-        state["length"] = start + T
-        return tap("norm", self.model.norm(x))
+        piece = Piece(self.config, state, x, self._frequencies)
+        x = self.through(x, piece)
+        state["length"] = piece.stop
+        return x
 
     def head(self, x: mx.array) -> mx.array:
         """Hidden states [..., D] -> logits [..., V]."""
@@ -165,41 +224,41 @@ class DecoderLM(nn.Module):
 
     def __call__(self, ids: mx.array, state: dict) -> tuple[mx.array, mx.array]:
         """See the class."""
+        if ids.shape[1] > 2 * self.config.num_layers and not tapped():
+            # Of all but the last token only the caches are needed: what the last layer adds is never computed.
+            self.hidden(self.embed(ids[:, :-1]), state)
+            ids = ids[:, -1:]
         last = self.hidden(self.embed(ids), state)[:, -1]
         return self.head(last), last
 
-
-def reserve(state: dict, c: DecoderConfig, like: mx.array, positions: int) -> None:
-    """Make room for `positions` in the caches, in buckets; what is cached is kept."""
-    held = state["k"][0].shape[2] if state["k"] else 0
-    if positions <= held:
-        return
-    room = room_for(positions, held, c.max_positions)
-    shape = (like.shape[0], c.num_kv_heads, room - held, c.head_dim)
-    for name in ("k", "v"):
-        old = state[name] or [None] * c.num_layers
-        more = [mx.zeros(shape, like.dtype) for _ in old]
-        state[name] = [m if o is None else mx.concatenate([o, m], axis=2) for o, m in zip(old, more, strict=True)]
+    def every(self, ids: mx.array, state: dict) -> tuple[mx.array, mx.array]:
+        """As __call__, of all positions: logits [B, T, V], hidden [B, T, D]."""
+        x = self.hidden(self.embed(ids), state)
+        return self.head(x), x
 
 
-def angles(rope, start: int, T: int, like: mx.array) -> tuple[mx.array, mx.array]:
-    """Cos and sin [T, d / 2] for positions start .. start + T, in the dtype of `like`."""
-    angle = mx.arange(start, start + T, dtype=mx.float32)[:, None] * mx.array(rope.inv_freq, mx.float32)
-    return (mx.cos(angle) * rope.gain).astype(like.dtype), (mx.sin(angle) * rope.gain).astype(like.dtype)
+def by_columns(w: mx.array) -> mx.array:
+    """The same matrix, stored column by column: x @ w.T is then up to twice as fast in float32 with MLX's BLAS.
+
+    Other dtypes have kernels of their own, which do not care.
+    """
+    return w if w.dtype != mx.float32 else mx.array(np.ascontiguousarray(np.asarray(w).T)).T
 
 
-def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """Half-split rotation of x [B, H, T, d]."""
-    a, b = mx.split(x, 2, axis=-1)
-    return mx.concatenate((a * cos - b * sin, b * cos + a * sin), axis=-1)
+def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None, scale: float) -> mx.array:
+    """Queries [B, H, T, d] on k and v [B, Hkv, S, d] -> [B, T, H * d]. mask: see `Piece.keys_values`."""
+    y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    return y.swapaxes(1, 2).flatten(2)
 
 
-def mask_of(c: DecoderConfig, kind: str, start: int, T: int) -> mx.array | str:
-    """Which keys a query sees, bool [T, keys]; "causal" where plain causal order says it all."""
-    window = c.window_of(c.layer_types.index(kind)) if kind in c.layer_types else 0
-    if start == 0 and (not window or window >= T):
-        return "causal"
-    first = max(0, start + 1 - window) if window else 0
-    queries, keys = mx.arange(start, start + T)[:, None], mx.arange(first, start + T)
-    seen = keys <= queries
-    return seen & (keys > queries - window) if window else seen
+def shown(name: str, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None, scale: float) -> mx.array:
+    """As attend, with the probabilities [B, H, T, S] under a tap. S: from the first key that the first query sees."""
+    group, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
+    k, v = mx.repeat(k, group, axis=1), mx.repeat(v, group, axis=1)
+    scores = (q @ k.swapaxes(2, 3)).astype(mx.float32) * scale
+    if isinstance(mask, str):
+        mask = mx.arange(S) <= mx.arange(S - T, S)[:, None]
+    if mask is not None:
+        scores = mx.where(mask, scores, -mx.inf)
+    pattern = tap(name, mx.softmax(scores, axis=-1).astype(q.dtype))
+    return (pattern @ v).swapaxes(1, 2).flatten(2)

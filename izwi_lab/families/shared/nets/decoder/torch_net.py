@@ -1,4 +1,8 @@
-"""The decoder on torch. Parameters are named as in transformers; taps: embed, layers.N[.attn|.mlp], norm, logits."""
+"""The decoder on torch. Parameters are named as in transformers.
+
+Taps: embed, layers.N.attn and .mlp (what the branch adds), layers.N.conv (the same of a conv layer),
+layers.N.attn.pattern (attention probabilities [B, H, T, S]), layers.N, norm, logits.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,34 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from izwi_lab.families.shared.nets.decoder import native_torch
-from izwi_lab.families.shared.nets.decoder.config import DecoderConfig, room_for
-from izwi_lab.families.shared.taps import tap, tapped
+from izwi_lab.families.shared.nets.decoder import cache, graph_torch, native_torch
+from izwi_lab.families.shared.nets.decoder.cache_torch import Piece, frequencies, rotate
+from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
+from izwi_lab.families.shared.taps import tap, tapped, wanted
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm over the last axis; the scale is weight + offset."""
+    """Root mean square norm over the last axis; the scale is weight, or weight + offset in float32."""
 
     def __init__(self, width: int, c: DecoderConfig):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
         self.eps, self.offset = c.norm_eps, c.norm_offset
+        self._scale = None
+
+    def finalize(self) -> None:
+        """After loading: the scale is computed once."""
+        self._scale = self.scale().detach()  # a plain tensor: the weight is not a parameter a second time
 
     def scale(self) -> torch.Tensor:
         """What the normed values are multiplied by."""
-        return self.weight + self.offset if self.offset else self.weight
+        return self.weight.float() + self.offset if self.offset else self.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return F.rms_norm(x, x.shape[-1:], self.scale(), self.eps)
+        if self._scale.dtype != x.dtype:  # 1 + w would lose its last bits in a narrow dtype
+            return F.rms_norm(x.float(), x.shape[-1:], self._scale, self.eps).to(x.dtype)
+        return F.rms_norm(x, x.shape[-1:], self._scale, self.eps)
 
 
 class Attention(nn.Module):
@@ -62,28 +74,41 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
 
-    def forward(self, x: torch.Tensor, state: dict, ropes: dict, masks: dict) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
         """See the class."""
-        c, i, start, T = self.c, self.index, state["length"], x.shape[1]
+        c, i = self.c, self.index
         q, k, v = self.project(x)
-        cos, sin = ropes[c.layer_types[i]]
+        cos, sin = piece.rotations[c.layer_types[i]]
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        keys, values = state["k"][i], state["v"][i]
-        keys[:, :, start : start + T] = k
-        values[:, :, start : start + T] = v
-        window = c.window_of(i)
-        first = max(0, start + 1 - window) if window else 0
-        k, v = keys[:, :, first : start + T], values[:, :, first : start + T]
-        if T == 1:  # every query head of a key head as a row: no mask and no copies of keys
-            rows = q.view(q.shape[0], c.num_kv_heads, -1, c.head_dim)
-            y = F.scaled_dot_product_attention(rows, k, v, scale=c.attn_scale).reshape(x.shape[0], 1, -1)
+        name = f"layers.{i}.attn.pattern"
+        if wanted(name):
+            y = shown(name, q, *piece.keys_values(i, k, v, ordered=True), c.attn_scale)
         else:
-            mask = masks[c.layer_types[i]]
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=c.attn_scale, enable_gqa=q.shape[1] != k.shape[1]
-            )
-            y = y.transpose(1, 2).flatten(2)
+            y = attend(q, *piece.keys_values(i, k, v), c.attn_scale)
         return self.o_proj(y)
+
+
+class ShortConv(nn.Module):
+    """Gated causal convolution per channel over the last inputs (LFM2). x [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, c: DecoderConfig, index: int):
+        super().__init__()
+        width = c.hidden_size
+        self.index = index
+        self.in_proj = nn.Linear(width, 3 * width, bias=c.conv_bias)
+        self.conv = nn.Conv1d(width, width, c.conv_kernel, groups=width, bias=c.conv_bias)
+        self.out_proj = nn.Linear(width, width, bias=c.conv_bias)
+
+    def forward(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+        """See the class."""
+        before, after, x = self.in_proj(x).chunk(3, dim=-1)
+        inputs = piece.conv_inputs(self.index, before * x)
+        if x.shape[1] == 1:  # a convolution would cost more to set up than to compute
+            y = (inputs * self.conv.weight[:, 0].T).sum(dim=1, keepdim=True)
+            y = y if self.conv.bias is None else y + self.conv.bias
+        else:
+            y = self.conv(inputs.transpose(1, 2)).transpose(1, 2)
+        return tap(f"layers.{self.index}.conv", self.out_proj(after * y))
 
 
 class MLP(nn.Module):
@@ -112,12 +137,15 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each with its norms, added to the residual stream."""
+    """Attention or convolution, then the MLP, each with its norms, added to the residual stream."""
 
     def __init__(self, c: DecoderConfig, index: int):
         super().__init__()
         self.c, self.index = c, index
-        self.self_attn = Attention(c, index)
+        if c.layer_types[index] == CONV:
+            self.conv = ShortConv(c, index)
+        else:
+            self.self_attn = Attention(c, index)
         self.mlp = MLP(c)
         self.input_layernorm = RMSNorm(c.hidden_size, c)
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c)
@@ -125,10 +153,11 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(c.hidden_size, c)
             self.post_feedforward_layernorm = RMSNorm(c.hidden_size, c)
 
-    def forward(self, x: torch.Tensor, state: dict, ropes: dict, masks: dict) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
         """See the class."""
         post = self.c.post_norms
-        y = self.self_attn(self.input_layernorm(x), state, ropes, masks)
+        mixed = self.conv if self.c.layer_types[self.index] == CONV else self.self_attn
+        y = mixed(self.input_layernorm(x), piece)
         y = tap(f"layers.{self.index}.attn", self.post_attention_layernorm(y) if post else y)
         x = x + y
         y = self.mlp(self.pre_feedforward_layernorm(x) if post else self.post_attention_layernorm(x))
@@ -149,8 +178,8 @@ class Model(nn.Module):
 class DecoderLM(nn.Module):
     """ids [B, T] and the state of a session -> logits [B, V] and hidden [B, D] of the last position.
 
-    state: {"length": positions cached, "k": [one per layer], "v": [...]}, caches [B, Hkv, capacity, d]; see `state`.
-    A single token on the CPU goes through the compiled step when it is there; open taps go through this code.
+    The state (see `cache.py`) grows by T. On the CPU pieces go through the compiled step where it serves them, on CUDA
+    single tokens through a captured graph; open taps go through this code.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -159,40 +188,49 @@ class DecoderLM(nn.Module):
         self.model = Model(config)
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.step = None
+        self.step, self.graphs = None, None
+        self._frequencies = {}
 
     def finalize(self, backend) -> None:
         """After loading: fuse dense projections, describe the weights to the compiled step."""
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                module.finalize()
         for layer in self.model.layers:
-            layer.self_attn.fuse()
+            if hasattr(layer, "self_attn"):
+                layer.self_attn.fuse()
             layer.mlp.fuse()
+        dtype = backend.torch_dtype
+        self._embed_scale = float(torch.tensor(self.config.embed_scale, dtype=dtype))  # rounded as the checkpoint's
+        self._frequencies = frequencies(self.config, torch.device(backend.device))
         self.step = native_torch.native_step(self, backend)
+        self.graphs = graph_torch.graphs(self, backend, self._frequencies)
 
     def weight_bytes(self) -> int:
         """Bytes of all weights as held."""
         return sum(t.nbytes for t in (*self.parameters(), *self.buffers()))
 
-    def state(self) -> dict:
-        """An empty cache."""
-        return {"length": 0, "k": [], "v": []}
+    def state(self, kv_dtype: str | None = None) -> dict:
+        """Empty caches. kv_dtype: None for the compute dtype, or "int8"."""
+        return cache.empty(kv_dtype)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids [B, T] -> [B, T, D]."""
         x = self.model.embed_tokens(ids)
-        if self.config.embed_scale != 1.0:
-            x = x * torch.tensor(self.config.embed_scale, dtype=x.dtype, device=x.device)
-        return tap("embed", x)
+        return tap("embed", x if self.config.embed_scale == 1.0 else x * self._embed_scale)
+
+    def through(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+        """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
+        for layer in self.model.layers:
+            x = layer(x, piece)
+        return tap("norm", self.model.norm(x))
 
     def hidden(self, x: torch.Tensor, state: dict) -> torch.Tensor:
         """Embeddings [B, T, D] -> normed hidden states [B, T, D]; the state grows by T."""
-        start, T = state["length"], x.shape[1]
-        reserve(state, self.config, x, start + T)
-        ropes = {kind: angles(r, start, T, x) for kind, r in self.config.ropes}
-        masks = {kind: mask_of(self.config, kind, start, T, x) for kind in ropes} if T > 1 else {}
-        for layer in self.model.layers:
-            x = layer(x, state, ropes, masks)
-        state["length"] = start + T
-        return tap("norm", self.model.norm(x))
+        piece = Piece(self.config, state, x, self._frequencies)
+        x = self.through(x, piece)
+        state["length"] = piece.stop
+        return x
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """Hidden states [..., D] -> logits [..., V]."""
@@ -203,11 +241,51 @@ class DecoderLM(nn.Module):
 
     def forward(self, ids: torch.Tensor, state: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
-        if self.step is not None and ids.numel() == 1 and not tapped() and self.step.ready():
-            reserve(state, self.config, self.model.norm.weight, state["length"] + 1)
-            return self.step.run(int(ids), state)
+        if self._compiled(ids):
+            return self.step.run(ids, state)
+        if self.graphs is not None and ids.numel() == 1 and not tapped():
+            done = self.graphs.run(ids, state, self.model.norm.weight)
+            if done is not None:
+                return done
         last = self.hidden(self.embed(ids), state)[:, -1]
         return self.head(last), last
+
+    def every(self, ids: torch.Tensor, state: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """As forward, of all positions: logits [B, T, V], hidden [B, T, D]."""
+        if self._compiled(ids):
+            return self.step.run(ids, state, every=True)
+        x = self.hidden(self.embed(ids), state)
+        return self.head(x), x
+
+    def _compiled(self, ids: torch.Tensor) -> bool:
+        return self.step is not None and len(ids) == 1 and not tapped() and self.step.serves(ids.shape[1])
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+    """Queries [B, H, T, d] on k and v [B, Hkv, S, d] -> [B, T, H * d]. mask: see `Piece.keys_values`."""
+    B, H, T, d = q.shape
+    if T == 1:  # every query head of a key head as a row: no copies of keys
+        rows = q.view(B, k.shape[1], -1, d)
+        return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale).reshape(B, 1, -1)
+    y = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=k.shape[1] != H
+    )
+    return y.transpose(1, 2).flatten(2)
+
+
+def shown(
+    name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """As attend, with the probabilities [B, H, T, S] under a tap. S: from the first key that the first query sees."""
+    group, T = q.shape[1] // k.shape[1], q.shape[2]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    scores = (q @ k.transpose(2, 3)).float() * scale
+    if mask is None and T > 1:
+        mask = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    pattern = tap(name, scores.softmax(dim=-1).to(q.dtype))
+    return (pattern @ v).transpose(1, 2).flatten(2)
 
 
 def fused(layers: tuple[nn.Module, ...]) -> tuple[torch.Tensor, torch.Tensor | None] | None:
@@ -225,46 +303,3 @@ def fused(layers: tuple[nn.Module, ...]) -> tuple[torch.Tensor, torch.Tensor | N
             setattr(layer, name, nn.Parameter(part, requires_grad=False))
         together.append(whole)
     return tuple(together)
-
-
-def reserve(state: dict, c: DecoderConfig, like: torch.Tensor, positions: int) -> None:
-    """Make room for `positions` in the caches, in buckets; what is cached is kept."""
-    held = state["k"][0].shape[2] if state["k"] else 0
-    if positions <= held:
-        return
-    room = room_for(positions, held, c.max_positions)
-    batch = state["k"][0].shape[0] if state["k"] else like.shape[0] if like.dim() == 3 else 1
-    for name in ("k", "v"):
-        old = state[name]
-        state[name] = []
-        for i in range(c.num_layers):
-            grown = like.new_zeros(batch, c.num_kv_heads, room, c.head_dim)
-            if held:
-                grown[:, :, :held] = old[i]
-                old[i] = None
-            state[name].append(grown)
-
-
-def angles(rope, start: int, T: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cos and sin [T, d / 2] for positions start .. start + T, in the dtype of `like`."""
-    inv_freq = torch.tensor(rope.inv_freq, dtype=torch.float32, device=like.device)
-    angle = torch.arange(start, start + T, dtype=torch.float32, device=like.device)[:, None] * inv_freq
-    return (angle.cos() * rope.gain).to(like.dtype), (angle.sin() * rope.gain).to(like.dtype)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Half-split rotation of x [B, H, T, d]."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
-def mask_of(c: DecoderConfig, kind: str, start: int, T: int, like: torch.Tensor) -> torch.Tensor | None:
-    """Which keys a query sees, bool [T, keys]; None where plain causal order says it all."""
-    window = c.window_of(c.layer_types.index(kind)) if kind in c.layer_types else 0
-    if start == 0 and (not window or window >= T):
-        return None
-    first = max(0, start + 1 - window) if window else 0
-    queries = torch.arange(start, start + T, device=like.device)[:, None]
-    keys = torch.arange(first, start + T, device=like.device)
-    seen = keys <= queries
-    return seen & (keys > queries - window) if window else seen

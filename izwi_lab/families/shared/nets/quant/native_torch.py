@@ -1,4 +1,4 @@
-"""The compiled products of affine matrices with CPU tensors (`backends/native/decoder.cpp`), through ctypes."""
+"""The compiled products of affine matrices with CPU tensors (`backends/native/affine.cpp`), through ctypes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 
 from izwi_lab.backends import native
 
-SCALE_TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
+SCALE_TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.uint8: 3}  # uint8: steps and integers
+WAIT_S = 60.0  # a build takes some 10 s; a load waits for it so that the layout of the weights is chosen once
 _RETRY_S = 0.5
 _library: ctypes.CDLL | None = None
+_kernels: ctypes.CDLL | None = None
 _asked_s = float("-inf")
 
 
@@ -34,7 +36,7 @@ class Matrix(ctypes.Structure):
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None while it is being built or cannot be; asks again twice a second."""
+    """The compiled decoder, or None while it is being built or cannot be; asks again twice a second."""
     global _library, _asked_s
     if _library is not None:
         return _library
@@ -46,24 +48,45 @@ def library() -> ctypes.CDLL | None:
         found.izwi_sizeof_matrix.restype = ctypes.c_long
         if found.izwi_sizeof_matrix() != ctypes.sizeof(Matrix):
             raise RuntimeError("decoder.cpp and its Python declarations disagree on struct Matrix")
-        found.izwi_affine_matmul.restype = None
-        found.izwi_affine_matmul.argtypes = (
-            ctypes.POINTER(Matrix),
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_int,
-        )
         _library = found
     return _library
 
 
+def available() -> bool:
+    """True when affine matrices can be laid out for the compiled kernels. Waits for a build, WAIT_S at most."""
+    global _asked_s
+    if _kernels is None or _library is None:
+        native.library("affine")  # both builds run at once
+        native.library("decoder", wait=WAIT_S)
+        native.library("affine", wait=WAIT_S)
+        _asked_s = float("-inf")
+    return library() is not None and kernels() is not None
+
+
+def kernels() -> ctypes.CDLL | None:
+    """The compiled affine kernels, or None while they are being built or cannot be."""
+    global _kernels
+    if _kernels is None:
+        found = native.library("affine")
+        if found is not None:
+            pointer, number = ctypes.c_void_p, ctypes.c_int
+            for name, arguments in {
+                "izwi_affine_pack": (pointer, number, number, number, pointer),
+                "izwi_affine_rows": (ctypes.POINTER(Matrix), pointer, number, pointer),
+                "izwi_affine_matmul": (ctypes.POINTER(Matrix), pointer, number, pointer, number),
+            }.items():
+                getattr(found, name).restype = None
+                getattr(found, name).argtypes = arguments
+            _kernels = found
+    return _kernels
+
+
 def affine_matrix(layer: Any, add: torch.Tensor | None = None) -> Matrix:
-    """The descriptor of an affine layer (see `torch_net.Affine`); add: a float32 row of biases."""
+    """The descriptor of a matrix in panels (see `panels_torch.Panels`); add: a float32 row of biases."""
     return Matrix(
         layer.q.data_ptr(),
         layer.scales.data_ptr(),
-        layer.biases.data_ptr(),
+        None if layer.biases is None else layer.biases.data_ptr(),
         None if add is None else add.data_ptr(),
         layer.rows,
         layer.cols,
@@ -84,3 +107,17 @@ def matmul(lib: ctypes.CDLL, matrix: Matrix, x: torch.Tensor) -> torch.Tensor:
             ctypes.byref(matrix), wide.data_ptr(), tokens, out.data_ptr(), max(1, torch.get_num_threads())
         )
     return out.to(x.dtype)
+
+
+def lookup(lib: ctypes.CDLL, matrix: Matrix, ids: torch.Tensor) -> torch.Tensor:
+    """Rows by number: ids [...] -> float32 [..., cols].
+
+    Raises:
+        IndexError: a number that is no row.
+    """
+    flat = ids.reshape(-1).to(torch.int64).contiguous()
+    if flat.numel() and (int(flat.min()) < 0 or int(flat.max()) >= matrix.rows):
+        raise IndexError(f"ids from {int(flat.min())} to {int(flat.max())} in a table of {matrix.rows} rows")
+    out = torch.empty((flat.numel(), matrix.cols), dtype=torch.float32)
+    lib.izwi_affine_rows(ctypes.byref(matrix), flat.data_ptr(), flat.numel(), out.data_ptr())
+    return out.view(*ids.shape, matrix.cols)

@@ -1,0 +1,200 @@
+// How positions of a sequence see each other: attention over the caches, or a short convolution. See step.h.
+#pragma once
+#include "step.h"
+
+namespace {
+
+// Work of one pass over a layer's attention: pieces of (key head, block of rows, part of the keys) for each segment.
+struct Pass {
+    const Layer &l;
+    const int index, number;
+    int splits, heads_share, block_rows;
+};
+
+inline int rows_in(const Layer &l, const Segment &g, int pass) {
+    return l.ring ? std::max(0, std::min(PASS, g.count - pass * PASS)) : pass ? 0 : g.count;
+}
+inline int blocks_in(const Pass &p, const Segment &g) {
+    return (rows_in(p.l, g, p.number) + p.block_rows - 1) / p.block_rows;
+}
+inline int first_key(const Layer &l, int position) { return l.window ? std::max(0, position - l.window + 1) : 0; }
+
+inline Pass plan(const Step &e, const Layer &l, int index, int number) {
+    Pass p{l, index, number, 1, e.m.heads / e.m.kv_heads, 1};
+    int keys = 0;
+    for (const Segment &g : e.s.segments) {
+        const int last = e.row[g.first + g.count - 1].position;
+        keys = std::max(keys, last + 1 - first_key(l, last));
+    }
+    const auto pieces = [&] {
+        int n = 0;
+        for (const Segment &g : e.s.segments) n += blocks_in(p, g) * e.m.kv_heads;
+        return n;
+    };
+    p.block_rows = std::max(1, PIECE_ROWS / p.heads_share);
+    while (p.block_rows > 8 && pieces() < 4 * e.team) p.block_rows /= 2;
+    const int base = pieces(), most = e.rows > SPLIT_ROWS ? 1 : std::min(e.team, keys / PIECE_KEYS);
+    while (p.splits < most && base * p.splits % e.team && base * p.splits < 4 * e.team) p.splits++;
+    return p;
+}
+
+inline void turn(const Step &e, const Layer &l, int t, const float *norm, float *x) {
+    const int half = e.m.head_dim / 2;
+    const size_t at = ((size_t)l.rope * e.rows + t) * half;
+    if (norm) rms_norm(x, norm, e.m.head_dim, e.m.eps, x);
+    rotate(x, half, &e.s.cos[at], &e.s.sin[at]);
+}
+
+// Row t's key and value of head g into the caches.
+template <class KV> void keep(const Step &e, const Layer &l, int index, int t, int g) {
+    const int D = e.m.head_dim, position = e.row[t].position;
+    const Cache &c = e.sequence[e.row[t].sequence].layer[index];
+    float *key = &e.s.kv[((size_t)t * 2 * e.m.kv_heads + g) * D];
+    turn(e, l, t, l.k_norm, key);
+    const size_t at = (size_t)g * c.capacity + (l.ring ? position % l.ring : position);
+    store_row(key, D, (KV *)c.k + at * D, c.k_scale + at);
+    store_row(key + (size_t)e.m.kv_heads * D, D, (KV *)c.v + at * D, c.v_scale + at);
+}
+
+// A piece: rows [from, from + n) of a segment, key head g, part `split` of the keys.
+template <class KV> void piece(const Step &e, const Pass &p, int from, int n, int g, int split, Rows &rows) {
+    const Model &m = e.m;
+    const int D = m.head_dim, H = p.heads_share;
+    const int start = first_key(p.l, e.row[from].position), stop = e.row[from + n - 1].position + 1;
+    const int low = start + (int)((int64_t)(stop - start) * split / p.splits);
+    const int high = start + (int)((int64_t)(stop - start) * (split + 1) / p.splits);
+    if (e.lone && split == p.splits - 1) keep<KV>(e, p.l, p.index, from, g);
+    rows.size(n * H, D);
+    for (int i = 0; i < n; i++)
+        for (int h = 0; h < H; h++) {
+            const int r = i * H + h, t = from + i;
+            float *q = &rows.q[(size_t)r * rows.width];
+            memcpy(q, &e.s.q[((size_t)t * m.heads + g * H + h) * D], sizeof(float) * D);
+            turn(e, p.l, t, p.l.q_norm, q);
+            for (int d = 0; d < D; d++) q[d] *= m.attn_scale;
+            rows.first[r] = first_key(p.l, e.row[t].position);
+            rows.last[r] = e.row[t].position;
+        }
+    const Cache &c = e.sequence[e.row[from].sequence].layer[p.index];
+    const size_t at = (size_t)g * c.capacity;
+    const bool scaled = std::is_same<KV, int8_t>::value;
+    const Cached<KV> cached{(const KV *)c.k + at * D, (const KV *)c.v + at * D, scaled ? c.k_scale + at : nullptr,
+                            scaled ? c.v_scale + at : nullptr, D, p.l.ring};
+    attend(cached, low, high, rows);
+    for (int i = 0; i < n; i++)
+        for (int h = 0; h < H; h++) {
+            const int r = i * H + h, t = from + i, head = g * H + h;
+            const float *acc = &rows.acc[(size_t)r * rows.width];
+            if (p.splits == 1) {
+                float *out = &e.s.mixed[((size_t)t * m.heads + head) * D];
+                for (int d = 0; d < D; d++) out[d] = acc[d] / rows.sum[r];
+                continue;
+            }
+            float *part = &e.s.parts[(((size_t)t * m.heads + head) * p.splits + split) * (D + 2)];
+            part[0] = rows.top[r];
+            part[1] = rows.sum[r];
+            memcpy(part + 2, acc, sizeof(float) * D);
+        }
+}
+
+inline void piece_of_kind(const Step &e, const Pass &p, int from, int n, int g, int split, Rows &rows) {
+    const int kind = e.sequence[e.row[from].sequence].kind;
+    if (kind == CACHE_BF16) piece<uint16_t>(e, p, from, n, g, split, rows);
+    else if (kind == CACHE_INT8) piece<int8_t>(e, p, from, n, g, split, rows);
+    else piece<float>(e, p, from, n, g, split, rows);
+}
+
+inline void keep_rows(const Step &e, const Pass &p, int id) {
+    int number = 0;
+    for (const Segment &g : e.s.segments)
+        for (int i = 0; i < rows_in(p.l, g, p.number); i++, number++) {
+            if (number % e.team != id) continue;
+            const int t = g.first + p.number * PASS + i, kind = e.sequence[e.row[t].sequence].kind;
+            for (int h = 0; h < e.m.kv_heads; h++) {
+                if (kind == CACHE_BF16) keep<uint16_t>(e, p.l, p.index, t, h);
+                else if (kind == CACHE_INT8) keep<int8_t>(e, p.l, p.index, t, h);
+                else keep<float>(e, p.l, p.index, t, h);
+            }
+        }
+}
+
+// The parts that pieces of row t left, together.
+inline void combine(const Step &e, int splits, int t, float *out) {
+    const int D = e.m.head_dim;
+    for (int h = 0; h < e.m.heads; h++, out += D) {
+        const float *part = &e.s.parts[((size_t)t * e.m.heads + h) * splits * (D + 2)];
+        float top = LOWEST, sum = 0;
+        for (int i = 0; i < splits; i++) top = std::max(top, part[i * (D + 2)]);
+        std::fill(out, out + D, 0.0f);
+        for (int i = 0; i < splits; i++, part += D + 2) {
+            const float weight = std::exp(part[0] - top);
+            sum += weight * part[1];
+            for (int d = 0; d < D; d++) out[d] += weight * part[2 + d];
+        }
+        for (int d = 0; d < D; d++) out[d] /= sum;
+    }
+}
+
+// Attention of all rows; ends before a barrier. Returns how many parts each head's result is in.
+inline int attention(const Step &e, const Layer &l, int index, const Step::Me &me) {
+    int longest = 0, splits = 1;
+    for (const Segment &g : e.s.segments) longest = std::max(longest, g.count);
+    const int passes = l.ring ? (longest + PASS - 1) / PASS : 1;
+    for (int number = 0; number < passes; number++) {
+        const Pass p = plan(e, l, index, number);
+        splits = p.splits;
+        if (!e.lone) {
+            if (number) e.barrier->wait(e.team);  // the pass before has read what this one writes over
+            keep_rows(e, p, me.id);
+            e.barrier->wait(e.team);
+        }
+        std::atomic<int> &taken = e.s.taken[(size_t)index * e.passes + number];
+        int before = 0, next = taken.fetch_add(1, std::memory_order_relaxed);
+        for (const Segment &g : e.s.segments) {
+            const int blocks = blocks_in(p, g), work = blocks * e.m.kv_heads * p.splits;
+            for (; next < before + work; next = taken.fetch_add(1, std::memory_order_relaxed)) {
+                const int at = next - before, split = at % p.splits, head = at / p.splits % e.m.kv_heads;
+                const int block = blocks - 1 - at / (p.splits * e.m.kv_heads);  // those with most keys first
+                const int from = block * p.block_rows, n = std::min(p.block_rows, rows_in(l, g, number) - from);
+                piece_of_kind(e, p, g.first + number * PASS + from, n, head, split, me.own.rows);
+            }
+            before += work;
+        }
+    }
+    return splits;
+}
+
+// LFM2's short convolution over the gated inputs b * x of the last positions; each thread serves some channels.
+template <class T> void convolve(const Step &e, const Layer &l, int index, const Segment &g, int from, int to) {
+    const int D = e.m.hidden, start = e.row[g.first].position;
+    T *held = (T *)e.sequence[e.row[g.first].sequence].layer[index].k;
+    for (int i = 0; i < g.count; i++) {
+        float *b = &e.s.wide[(size_t)(g.first + i) * 3 * D], *out = &e.s.mixed[(size_t)(g.first + i) * D];
+        const float *c = b + D, *x = c + D, *last = l.conv + (size_t)(l.taps - 1) * D;
+        for (int d = from; d < to; d++) b[d] *= x[d];
+        for (int d = from; d < to; d++) out[d] = (l.conv_bias ? l.conv_bias[d] : 0.0f) + last[d] * b[d];
+        for (int j = 1; j < l.taps && j <= start + i; j++) {
+            const float *w = last - (size_t)j * D;
+            if (j <= i) {
+                const float *u = b - (size_t)j * 3 * D;
+                for (int d = from; d < to; d++) out[d] += w[d] * u[d];
+            } else {
+                const T *u = held + (size_t)((start + i - j) % l.ring) * D;
+                for (int d = from; d < to; d++) out[d] += w[d] * load1(u + d);
+            }
+        }
+        for (int d = from; d < to; d++) out[d] *= c[d];
+    }
+    for (int i = std::max(0, g.count - l.ring); i < g.count; i++)  // the last ones
+        store_row(&e.s.wide[(size_t)(g.first + i) * 3 * D + from], to - from,
+                  held + (size_t)((start + i) % l.ring) * D + from, nullptr);
+}
+
+inline void convolution(const Step &e, const Layer &l, int index, int id) {
+    const int vectors = (e.m.hidden + WIDE - 1) / WIDE;
+    const int from = vectors * id / e.team * WIDE, to = std::min(e.m.hidden, vectors * (id + 1) / e.team * WIDE);
+    for (const Segment &g : e.s.segments)
+        if (e.m.bf16) convolve<uint16_t>(e, l, index, g, from, to); else convolve<float>(e, l, index, g, from, to);
+}
+
+}  // namespace

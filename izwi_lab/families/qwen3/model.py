@@ -1,0 +1,22 @@
+"""Qwen3 chat models: from an official folder, MLX's, a GGUF file, or random weights, to a TextModel.
+
+The verbs and their shapes are in `families/shared/text_model.py`.
+"""
+
+from __future__ import annotations
+
+from izwi_lab.artifacts.checkpoint import Checkpoint
+from izwi_lab.families.qwen3 import config as configs
+from izwi_lab.families.qwen3.weights import gguf_rules, hf_rules
+from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
+from izwi_lab.families.shared.text_loader import TextFamily, gguf_vocabulary, loader
+
+
+def _from_gguf(checkpoint: Checkpoint) -> DecoderConfig:
+    vocab_size, tied = gguf_vocabulary(checkpoint)
+    return configs.from_gguf(checkpoint.config, vocab_size=vocab_size, tied=tied)
+
+
+STOPS = ("<|im_end|>", "<|endoftext|>")  # eos_token_id of the official generation_config.json: 151645 and 151643
+
+load = loader(TextFamily("qwen3", configs.from_hf, hf_rules, _from_gguf, gguf_rules, STOPS))
