@@ -10,6 +10,7 @@ from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.protocols import ChatModel
 from izwi_lab.families.shared.chat_options import ChatOptions
+from izwi_lab.families.shared.nesting import check_depth
 from izwi_lab.results import ChatReply, TextDelta
 from izwi_lab.runtime.registry import Lease
 from izwi_lab.runtime.types import ChatRequest, Limits, check_text
@@ -20,6 +21,8 @@ _HINT = "Pass a string, or messages like {'role': 'user', 'content': 'Hello.'}."
 
 def check(request: ChatRequest, limits: Limits) -> ChatRequest:
     """The request, or InvalidInputError saying what is wrong with it; no model is needed to know."""
+    check_depth("The list of messages", request.messages)
+    check_depth("The list of tools", request.tools)
     texts = _texts(request.messages)
     if not any(t.strip() for t in texts):
         raise InvalidInputError("There is nothing to answer: every message is empty.", hint=_HINT)

@@ -143,7 +143,8 @@ def test_closed_pipe_is_no_traceback(tmp_path):
 
 SLOW = textwrap.dedent(
     """
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background ignores it
     import numpy as np
     from izwi_lab import cli
     from izwi_lab.audio import Audio

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 
+from izwi_lab.errors import CheckpointError
 from izwi_lab.families.shared.decoder_rules import ATTENTION, MLP, NORMS, block_rules, outer_rules, tied_head
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
-from izwi_lab.families.shared.weights import Rule, half_split_rows, take_rows
+from izwi_lab.families.shared.weights import Rule, Weight, half_split_rows, take_rows
 
 
 def hf_rules(config: DecoderConfig, *, mlx: bool = False) -> tuple[Rule, ...]:
@@ -30,5 +31,13 @@ def gguf_rules(config: DecoderConfig) -> tuple[Rule, ...]:
     return (*rotated, *plain, *outer_rules(), Rule(r"rope_freqs\.weight", None))  # rope_freqs: part of the config
 
 
-def _reorder(order: np.ndarray) -> partial:  # type: ignore[type-arg]
-    return partial(take_rows, rows=order)
+def _reorder(order: np.ndarray) -> Callable[[Weight], Weight]:
+    def change(weight: Weight) -> Weight:
+        if weight.shape[0] != len(order):
+            raise CheckpointError(
+                f"Queries or keys have {weight.shape[0]} rows, expected {len(order)}: heads times their width.",
+                hint="The file is damaged or of another kind of model: fetch it again.",
+            )
+        return take_rows(weight, order)
+
+    return change

@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from izwi_lab.errors import InvalidInputError
+from izwi_lab.families.shared.nesting import check_depth
 
 if TYPE_CHECKING:
     from izwi_lab.families.shared.sampling import Sampling
@@ -158,6 +159,7 @@ def _function_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
         raise InvalidInputError(f"tools must be a list, got {tools!r:.80}.")
     names: list[str] = []
     for number, tool in enumerate(tools):
+        check_depth(f"tools[{number}]", tool)
         function = tool.get("function") if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(function, Mapping) or tool.get("type", "function") != "function" or not isinstance(name, str):

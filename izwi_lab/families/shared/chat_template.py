@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from izwi_lab.errors import CheckpointError, InvalidInputError
+from izwi_lab.families.shared.nesting import check_depth
 from izwi_lab.families.shared.template_account import MAX_CHARACTERS, Account, account, endless
 from izwi_lab.families.shared.template_sandbox import compiled
 
@@ -24,6 +25,7 @@ def checked_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         raise InvalidInputError(f"messages must be a list, got {messages!r:.80}.")
     out = []
     for number, message in enumerate(messages):
+        check_depth(f"Message {number}", message)
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             got = message.get("role") if isinstance(message, Mapping) else message
             raise InvalidInputError(
@@ -59,6 +61,7 @@ def _checked_call(number: int, call: Any) -> dict[str, Any]:
         text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
     except (ValueError, TypeError, RecursionError):
         arguments, text = None, ""
+    check_depth(f"Message {number}", arguments)
     if not isinstance(name, str) or not name or not isinstance(arguments, Mapping):
         raise InvalidInputError(
             f"Message {number} has a malformed call: {call!r:.200}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ SLACK = 16  # ids at a prompt's end that the next turn may write otherwise (an e
 class _Parked:
     """A session nobody uses. ids: int32, those in its caches; prompt: how many of them were read, not said."""
 
+    model: weakref.ref[TextModel]
     session: Session
     ids: np.ndarray
     prompt: int
@@ -28,7 +30,7 @@ class _Parked:
 
 
 class PromptCache:
-    """Sessions of one model by the ids they hold. Safe to use from many threads.
+    """Sessions by the model and the ids they hold. Safe to use from many threads.
 
     limit_bytes: for all sessions together; the least recently used go first. 0 keeps none.
 
@@ -66,7 +68,7 @@ class PromptCache:
         session = model.session(seed=seed, max_tokens=max_tokens)
         with self._lock:
             best, count = None, 0
-            for parked in self._parked:
+            for parked in (p for p in self._parked if p.model() is model):
                 common = _common(parked.ids, ids[:-1])
                 if common > count and model.config.rewindable(parked.session.reach, common):
                     best, count = parked, common
@@ -86,7 +88,7 @@ class PromptCache:
         """Keep a session of `model` that its user is done with, or drop it. It must not be used after that."""
         ids = np.asarray([*session.prompt_ids, *session.tokens][: session.position], np.int32)
         session.last = session.tally = None  # they hold arrays on the device
-        new = _Parked(session, ids, min(len(session.prompt_ids), len(ids)), session.nbytes)
+        new = _Parked(weakref.ref(model), session, ids, min(len(session.prompt_ids), len(ids)), session.nbytes)
         if not len(ids) or len(ids) != session.position or session.state.get("length") != len(ids):
             return  # never read, or not as its family left it
         with self._lock:
@@ -120,7 +122,7 @@ class PromptCache:
 
 def _replaces(model: TextModel, new: _Parked, old: _Parked) -> bool:
     """True if all that the old one could serve the new one can: it begins with it, and can go back to its end."""
-    if len(old.ids) > len(new.ids) or _common(old.ids, new.ids) < len(old.ids):
+    if old.model() is not model or len(old.ids) > len(new.ids) or _common(old.ids, new.ids) < len(old.ids):
         return False
     both_prompts = len(new.ids) == new.prompt and len(old.ids) == old.prompt
     return both_prompts or model.config.rewindable(new.session.reach, len(old.ids))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from izwi_lab.cancel import CancelToken
-from izwi_lab.errors import Cancelled
+from izwi_lab.errors import Cancelled, InvalidInputError
 from izwi_lab.families.shared import answer, speculative
 from izwi_lab.families.shared.chat_options import ChatOptions
 from izwi_lab.families.shared.prompt_cache import PromptCache
@@ -73,8 +73,9 @@ def deltas(
 ) -> Iterator[TextDelta]:
     """Answer as it comes: one delta a token, then a last one with the finish reason and text held back.
 
-    session: one to go on from, which stays its owner's. cache: where sessions wait for the next turn; it lends one to
-    this answer and gets it back, also when the answer is stopped or left.
+    session: one to go on from, which stays its owner's; of its max_tokens and that of the options the smaller counts.
+    cache: where sessions wait for the next turn; it lends one to this answer and gets it back, also when the answer is
+    stopped or left.
     """
     yield from _deltas(model, prompt, options, session, cache, cancel, _Course())
 
@@ -95,10 +96,17 @@ def _deltas(
     cancel: CancelToken | None,
     course: _Course,
 ) -> Iterator[TextDelta]:
+    if session is not None and options.seed is not None:
+        raise InvalidInputError("seed belongs to a new session; one was given.", hint="Use model.session(seed=...).")
     read = prompt if isinstance(prompt, Prompt) else _tokenized(model, prompt, options, session)
     said = answer.begin(model, read, options)
     if session is not None:
-        yield from _said(model, read, said, options, session, cancel, course)
+        most = session.max_tokens
+        session.max_tokens = options.max_tokens if most is None else min(most, options.max_tokens)
+        try:
+            yield from _said(model, read, said, options, session, cancel, course)
+        finally:
+            session.max_tokens = most  # its owner's again
     elif cache is None:
         session = model.session(seed=options.seed, max_tokens=options.max_tokens)
         yield from _said(model, read, said, options, session, cancel, course)

@@ -12,21 +12,28 @@ from izwi_lab.errors import CheckpointError
 
 MAX_TICKS = 1_000_000  # iterations, calls and filters together
 MAX_CHARACTERS = 4_000_000  # of any one text, or of a list with all it holds
+MAX_MADE = 64_000_000  # characters of all that is made, kept or not: published templates make ten times what they show
 MAX_FACTOR = 10_000  # repetitions, powers, widths of padding
 MAX_S = 8.0
 
 
 class Account:
-    """Ticks and seconds of one rendering."""
+    """Ticks, seconds and characters of one rendering."""
 
     def __init__(self) -> None:
-        self._ticks = 0
+        self._ticks = self._made = 0
         self._ends_s = time.monotonic() + MAX_S
 
     def tick(self) -> None:
         """One step more, or raise CheckpointError."""
         self._ticks += 1
         if self._ticks > MAX_TICKS or time.monotonic() > self._ends_s:
+            raise endless()
+
+    def made(self, size: int) -> None:
+        """Count what was made: the template may keep all of it, so that its sum bounds the memory."""
+        self._made += size
+        if self._made > MAX_MADE:
             raise endless()
 
 
@@ -50,6 +57,12 @@ def allow(size: float, limit: int = MAX_CHARACTERS) -> None:
         raise endless()
 
 
+def made(size: int) -> None:
+    """Count a step that made so many characters; raise if these, or all so far, are too many."""
+    allow(size)
+    account.get().made(size)
+
+
 def weight(value: Any) -> int:
     """Characters of a value as text, roughly, parts that are shared counted each time. Raises over the limit."""
     if isinstance(value, str):
@@ -69,15 +82,15 @@ def weight(value: Any) -> int:
 
 
 def weighed(value: Any) -> Any:
-    """The value, if it is not too large."""
-    allow(weight(value) if isinstance(value, (str, list, tuple, dict)) else 0)
+    """A value that was made, if it is not too large."""
+    made(weight(value) if isinstance(value, (str, list, tuple, dict)) else 0)
     return value
 
 
 def concat(parts: Iterable[str]) -> str:
     """The texts joined, if that is not too large."""
     held = list(parts)
-    allow(sum(map(len, held)))
+    made(sum(map(len, held)))
     return "".join(held)
 
 

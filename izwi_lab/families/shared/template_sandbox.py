@@ -16,6 +16,7 @@ from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.shared import template_account as use
 
 MAX_TEMPLATE = 100_000  # characters: compiling takes time too; published ones have up to 20,000
+_CALL = 32  # characters that a call, and each of its arguments, counts for
 _LEFT_OUT = ("wordwrap", "urlize", "xmlattr", "pprint", "random", "sum")  # unbounded, and no chat template's business
 
 
@@ -24,13 +25,18 @@ def compiled(template: str) -> Any:
     """The template, ready to render under a `template_account.account`.
 
     Raises:
-        CheckpointError: it is too long. jinja2.TemplateError, RecursionError: it is malformed.
+        CheckpointError: it is too long, or no Python can be made of it. jinja2.TemplateError, RecursionError: it is
+            malformed.
     """
     if len(template) > MAX_TEMPLATE:
         raise CheckpointError(
             f"The chat template has {len(template)} characters, more than {MAX_TEMPLATE}.", hint="Use template=False."
         )
-    return _environment().from_string(template)
+    try:
+        return _environment().from_string(template)
+    except (SyntaxError, MemoryError) as error:  # what Python makes of 25 nested loops, or of 7000 branches
+        reason = str(error) or "it is nested too deeply"
+        raise CheckpointError(f"The chat template is malformed: {reason}.", hint="Use template=False.") from None
 
 
 @lru_cache(maxsize=16)
@@ -65,7 +71,7 @@ def _environment() -> Any:
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             use.check_operator(operator, left, right)
-            return super().call_binop(context, operator, left, right)
+            return use.weighed(super().call_binop(context, operator, left, right))
 
         def wrap_str_format(self, value: Any) -> Any:
             filled = super().wrap_str_format(value)
@@ -83,15 +89,15 @@ def _environment() -> Any:
             owner = getattr(__obj, "__self__", None)
             if isinstance(owner, (str, dict, list, tuple, int, float)):
                 args = use.checked_call(owner, __obj.__name__, args)
-            made = super().call(__context, __obj, *args, **kwargs)
-            return use.weighed(made) if __obj is dict else made
+            use.made(_CALL * (1 + len(args) + len(kwargs)))  # a namespace keeps what it is given
+            return use.weighed(super().call(__context, __obj, *args, **kwargs))
 
     # Trimmed blocks and loop controls are what transformers gives templates; they are written for it.
     made = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], finalize=_finalize)
     made.globals.pop("lipsum")
     made.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, range=_range)
     own = _filters(dict(made.filters))
-    made.filters = {name: own.get(name) or _ticked(f) for name, f in made.filters.items() if name not in _LEFT_OUT}
+    made.filters = {name: _ticked(own.get(name, f)) for name, f in made.filters.items() if name not in _LEFT_OUT}
     # These look at the context only so that they are not computed when the template is compiled.
     made.filters["_tick"] = pass_context(lambda context, value: use.tick() or True)  # type: ignore[func-returns-value]
     made.filters["_joined"] = pass_context(lambda context, parts: use.joined(parts))
@@ -148,7 +154,7 @@ def _ticked(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)  # keeps jinja's mark of what is passed first
     def filtered(*args: Any, **kwargs: Any) -> Any:
         use.tick()
-        return plain(*args, **kwargs)
+        return use.weighed(plain(*args, **kwargs))
 
     return filtered
 
@@ -190,10 +196,14 @@ def _filters(plain: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[...,
     def string(value: Any) -> str:
         return str(use.weighed(value))
 
+    def listed(value: Any) -> list[Any]:
+        use.allow(9 * len(value) if isinstance(value, str) else 0)  # each letter becomes a text of its own
+        return list(value)
+
     found: dict[str, Callable[..., Any]] = dict(
         replace=replace, join=join, indent=indent, center=center, format=formatted, batch=batch, slice=sliced
     )
-    return {**found, "string": string, "tojson": _tojson}
+    return {**found, "string": string, "list": listed, "tojson": _tojson}
 
 
 def _range(*bounds: int) -> range:

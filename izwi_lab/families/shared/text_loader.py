@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from izwi_lab.artifacts.checkpoint import Checkpoint, open_checkpoint
+from izwi_lab.backends import host
 from izwi_lab.backends.base import Backend, BackendPlan
 from izwi_lab.catalog.variant import Layout, ModelVariant
 from izwi_lab.errors import CheckpointError, InvalidInputError
@@ -73,6 +74,7 @@ def loader(family: TextFamily) -> FamilyLoader:
         checkpoint = open_checkpoint(folder, layout)
         try:
             config, rules, processor = _described(family, checkpoint, folder, layout)
+            host.return_freed_memory()  # of building a tokenizer: beside the weights it would stay until the end
             return _built(variant, plan, backend, config, Renamed(checkpoint, rules), processor)
         finally:
             checkpoint.close()

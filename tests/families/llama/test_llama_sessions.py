@@ -9,12 +9,14 @@ import pytest
 from tiny_llama import TOKENS, open_model
 
 from izwi_lab import catalog
+from izwi_lab.artifacts.tensors import Tensor
 from izwi_lab.backends import native
 from izwi_lab.backends.mlx_backend import MLXBackend
 from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.cancel import CancelToken
 from izwi_lab.errors import Cancelled, CheckpointError, InvalidInputError
 from izwi_lab.families.llama.config import from_gguf
+from izwi_lab.families.llama.weights import gguf_rules
 from izwi_lab.families.shared.nets.decoder.config import rope
 from izwi_lab.families.shared.steps import Prompt
 
@@ -150,8 +152,18 @@ def test_gguf_rope_factors_and_scaling_are_honoured():
         frequencies([1.0, 2.0])
 
 
+def test_rows_that_are_not_heads_times_width_are_named():
+    config = from_gguf(METADATA, vocab_size=len(TOKENS), tied=True)
+    changes = {r.pattern: r.change for r in gguf_rules(config) if r.change is not None}
+    whole = np.arange(64, dtype=np.float32)[:, None]
+    for part in ("q", "k"):
+        change = changes[rf"blk\.(\d+)\.attn_{part}\.weight"]
+        assert change(Tensor.of(whole)).data[:3, 0].tolist() == [0, 2, 4]
+        with pytest.raises(CheckpointError, match="32 rows, expected 64"):
+            change(Tensor.of(whole[:32]))
+
+
 def test_rope_factors_are_read_from_the_file(gguf_folder, tmp_path, monkeypatch):
-    from izwi_lab.artifacts.tensors import Tensor
     from izwi_lab.families.shared import text_loader
 
     asked = text_loader.open_checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import pytest
 from scripted_chat import PLAIN, QWEN, chat_model, qwen
@@ -11,6 +12,8 @@ from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.shared import template_account
 from izwi_lab.families.shared.chat_template import checked_messages, render
 from izwi_lab.families.shared.template_sandbox import variables_of
+from izwi_lab.runtime import chat
+from izwi_lab.runtime.types import ChatRequest, Limits
 
 HELLO = [{"role": "user", "content": "x" * 100}]
 GROW = "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ADD %}{% endfor %}{{ ns.s | length }}"
@@ -72,12 +75,36 @@ def test_templates_that_would_run_or_grow_for_ever_are_stopped(name, monkeypatch
     assert time.perf_counter() - started < 8
 
 
+WIDE = "{% set ns = namespace(s='\U00020000', kept=none) %}" + "{% set ns.s = ns.s ~ ns.s %}" * 21  # 8 MB of letters
+KEPT = ("ns.s ~ i", "(ns.s ~ 'a').split('a')", "ns.s.upper()", "ns.s | list", "ns.s | lower", "[ns.s ~ i, i]")
+
+
+@pytest.mark.parametrize("made", KEPT)
+def test_what_a_template_keeps_is_bounded(made):
+    keeps = "{% for i in range(9999) %}{% set ns.kept = namespace(before=ns.kept, this=MADE) %}{% endfor %}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="come to an end"):
+            render(WIDE + keeps.replace("MADE", made), HELLO)
+        assert tracemalloc.get_traced_memory()[1] < 400e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_conversations_are_far_from_the_bounds():
+    turn = [{"role": "user", "content": "word " * 200}, {"role": "assistant", "content": "<think>\nhm\n</think>" * 50}]
+    talk = turn * 500
+    assert len(render(QWEN, [*talk, *HELLO])) > 500_000
+
+
 @pytest.mark.parametrize(
     "template",
     ["{{ ''.__class__.__mro__ }}", "{{ (1).to_bytes(9999999999) }}", "{{ 'x'.encode() }}", "{{ [].append(1) }}",
      "{{ 'x'.expandtabs(99999999) }}", "{{ 'x'.translate({120: 'y'}) }}", "{{ lipsum(999999) }}", "{% include 'x' %}",
      "{{ cycler.__init__.__globals__ }}", "{{ messages.__len__ }}{{ self.__init__ }}{{ range.__class__ }}", "{% for",
-     "{{ undefined_thing.more }}", "(" * 5000, "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "x" * 300_000],
+     "{% for a in [1] %}" * 25 + "{% endfor %}" * 25, "{% if a %}" + "{% elif a %}x" * 7000 + "{% endif %}",
+     "{% break %}", "{{ undefined_thing.more }}", "(" * 5000, "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+     "x" * 300_000],
 )  # fmt: skip
 def test_what_templates_may_not(template):
     try:
@@ -128,6 +155,31 @@ def test_what_a_template_can_be_told():
 def test_messages_are_checked(messages, error):
     with pytest.raises(InvalidInputError, match=error):
         checked_messages(messages)
+
+
+def nested(depth):
+    return {"type": "string"} if not depth else {"items": nested(depth - 1)}
+
+
+@pytest.mark.parametrize("depth", [101, 600, 900])
+def test_what_is_nested_too_deep_is_named(depth):
+    inner = nested(depth)
+    call = {"function": {"name": "f", "arguments": {"a": inner}}}
+    spelt = {"function": {"name": "f", "arguments": '{"a":' * depth + "1" + "}" * depth}}
+    for said in ({"role": "user", "content": "x", "more": inner}, {"role": "assistant", "tool_calls": [call]},
+                 {"role": "assistant", "content": "x", "tool_calls": [spelt]}):  # fmt: skip
+        with pytest.raises(InvalidInputError, match="nested more than 100 deep"):
+            checked_messages([said])
+        with pytest.raises(InvalidInputError, match="100 deep"):
+            chat.check(ChatRequest(messages=[{"role": "user", "content": "x", "more": inner}]), Limits())
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": inner}}}}
+    for ask in (
+        lambda: qwen().generate("x", tools=[tool]),
+        lambda: chat.check(ChatRequest(messages="x", tools=[tool]), Limits()),
+    ):
+        with pytest.raises(InvalidInputError, match="nested more than 100 deep"):
+            ask()
+    assert checked_messages([{"role": "user", "content": "x", "more": nested(90)}])
 
 
 def test_a_template_may_refuse():

@@ -25,7 +25,9 @@ from izwi_lab.artifacts.tensors import AffineTensor, Tensor
 from izwi_lab.backends import native
 from izwi_lab.backends.mlx_backend import MLXBackend
 from izwi_lab.backends.torch_backend import TorchBackend
-from izwi_lab.families.shared.nets.decoder.config import rope, rope_of
+from izwi_lab.errors import CheckpointError
+from izwi_lab.families.shared.config_fields import Fields, json_rope
+from izwi_lab.families.shared.nets.decoder.config import rope
 from izwi_lab.families.shared.taps import tapping
 
 torch = pytest.importorskip("torch")
@@ -174,10 +176,17 @@ def test_bfloat16_step_stays_near_float32():
     assert np.abs(got - exact).max() < 0.06 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("name", ["num_kv_heads", "num_heads", "head_dim", "vocab_size", "max_positions"])
+def test_sizes_of_nothing_are_refused(name):
+    with pytest.raises(CheckpointError, match=f"0 for {name}"):
+        dataclasses.replace(CONFIGS["qwen3"], **{name: 0})
+
+
 def test_rope_is_read_from_old_and_new_configs():
-    old = rope_of({"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "rope_theta": None}}, 32)
-    new = rope_of({"rope_parameters": {**LLAMA3, "rope_theta": 5e5}}, 32)
-    assert old == new
+    old = {"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "rope_theta": None}}
+    new = {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}}
+    for config in (old, new):
+        assert json_rope(Fields(config), 32, default_theta=1e4) == rope(32, 5e5, LLAMA3) != rope(32, 1e4, LLAMA3)
     with pytest.raises(Exception, match="yarn"):
         rope(32, 1e4, {"rope_type": "yarn", "factor": 2.0})
 

@@ -213,6 +213,13 @@ def test_a_session_given_by_hand_is_left_alone():
     assert again.usage.prompt_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens + 2
 
 
+def test_a_session_never_serves_another_model():
+    one, other, cache = counting(("full_attention",) * 2), counting(("full_attention",) * 2), PromptCache(ROOM)
+    one.generate(TURNS[0], cache=cache, max_tokens=3)
+    assert other.generate(TURNS[0], cache=cache, max_tokens=3).usage.cached_tokens == 0 and len(cache) == 2
+    assert one.generate(TURNS[0], cache=cache, max_tokens=3).usage.cached_tokens > 0
+
+
 def test_limits_are_checked():
     for limit in (-1, 1.5, None, True):
         with pytest.raises(InvalidInputError, match="limit_bytes"):

@@ -111,6 +111,16 @@ def test_expanded_products(name):
     np.testing.assert_array_equal(again.float32(), weight.float32())
 
 
+def test_rows_may_end_within_a_block_of_32():
+    weight = matrix(6, 16, cols=48)  # no panels: see the forms below
+    layer = torch_net.AffineLinear(weight, "cpu", torch.float32, None)
+    x = np.ascontiguousarray(X[:3, :48], np.float32)
+    assert layer.form == Form.ROWS
+    nearly(layer(torch.from_numpy(x)), weight, x, 1e-5)
+    found = layer.held.lookup(torch.tensor([3, 149]), torch.float32)
+    np.testing.assert_allclose(found, weight.float32()[[3, 149]], rtol=3e-7, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [n for n, m in MATRICES.items() if m.group_size != 16])
 @pytest.mark.parametrize("tokens", [1, 21])
 def test_packed_int4_products(name, tokens):

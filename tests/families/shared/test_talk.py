@@ -9,7 +9,7 @@ from scripted_chat import PLAIN, chat_model, ids_of, letters, qwen, says
 from izwi_lab.cancel import CancelToken
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.sampling import Sampling
-from izwi_lab.families.shared.speculative import PromptLookup
+from izwi_lab.families.shared.speculative import DraftModel, PromptLookup
 from izwi_lab.families.shared.steps import Prompt
 from izwi_lab.families.shared.text_model import TextModel
 from izwi_lab.results import Usage
@@ -45,6 +45,16 @@ def test_the_ways_to_end():
     held = model.generate("x", stop=["Grey"], max_tokens=8)
     assert (held.text, held.finish_reason) == ("Blue. Gr", "length")
     assert cut.usage.prompt_tokens == prompt
+
+
+def test_a_session_given_by_hand_keeps_to_both_limits():
+    for own, asked, expected in ((None, 3, "Blu"), (2, 3, "Bl"), (9, 3, "Blu")):
+        model = says(chat_model(), "Blue.")
+        session = model.session(max_tokens=own)
+        reply = model.generate("x", session=session, max_tokens=asked)
+        assert (reply.text, reply.finish_reason, session.max_tokens) == (expected, "length", own)
+    with pytest.raises(InvalidInputError, match="seed belongs"):
+        model.generate("x", session=session, seed=1)
 
 
 def test_cancelled_before_and_while_answering():
@@ -180,6 +190,18 @@ def test_speculation_changes_nothing(stop):
     assert (fast.tokens, fast.text, fast.finish_reason) == (plain.tokens, plain.text, plain.finish_reason)
     assert fast.usage == plain.usage
     assert [p.token for p in fast.logprobs] == [p.token for p in plain.logprobs]
+
+
+def test_a_draft_model_is_an_option_too():
+    model, draft = chat_model(kind=TextModel), chat_model(kind=TextModel, rows=np.eye(261)[::-1] * 9)
+    options = {"max_tokens": 40, "stop": ["zz"], "logprobs": 1}
+    plain = model.generate("a b a b", **options)
+    for small in (model, draft):
+        fast = model.generate("a b a b", speculative=DraftModel(small, 3), **options)
+        assert (fast.tokens, fast.text, fast.finish_reason) == (plain.tokens, plain.text, plain.finish_reason)
+        assert fast.usage == plain.usage and len(fast.logprobs) == len(plain.logprobs)
+    with pytest.raises(InvalidInputError, match="same vocabulary"):
+        model.generate("x", speculative=DraftModel(qwen(), 3))
 
 
 def test_letters_of_control_tokens_are_shown():

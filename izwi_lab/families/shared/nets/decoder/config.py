@@ -58,6 +58,10 @@ class DecoderConfig:
     conv_bias: bool = False
 
     def __post_init__(self) -> None:
+        heads = ("num_heads", "num_kv_heads", "head_dim")
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", *heads, "max_positions"):
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"The config says {getattr(self, name)} for {name}.", hint="Expected at least 1.")
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise CheckpointError(
                 f"The config has {self.num_heads} heads, {self.num_kv_heads} key heads and head_dim {self.head_dim}.",
@@ -134,10 +138,3 @@ def _llama3(frequency: float, scaling: Mapping[str, Any]) -> float:
         return frequency / factor
     smooth = (old / wavelength - low) / (high - low)
     return (1 - smooth) * frequency / factor + smooth * frequency
-
-
-def rope_of(config: Mapping[str, Any], head_dim: int, *, default_theta: float = 10_000.0) -> Rope:
-    """The rope of a config.json: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = parameters.get("rope_theta") or config.get("rope_theta") or default_theta
-    return rope(head_dim, float(theta), parameters)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from izwi_lab.backends import host
 from izwi_lab.families.shared.nets.decoder import cache, graph_torch, native_torch
 from izwi_lab.families.shared.nets.decoder.cache_torch import Piece, frequencies, rotate
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
@@ -200,6 +201,7 @@ class DecoderLM(nn.Module):
             if hasattr(layer, "self_attn"):
                 layer.self_attn.fuse()
             layer.mlp.fuse()
+            host.return_freed_memory()  # the unfused copies of all layers would be a third of a dense model
         dtype = backend.torch_dtype
         self._embed_scale = float(torch.tensor(self.config.embed_scale, dtype=dtype))  # rounded as the checkpoint's
         self._frequencies = frequencies(self.config, torch.device(backend.device))

@@ -55,9 +55,9 @@ def codes(q: torch.Tensor, bits: int) -> torch.Tensor:
     if 32 % bits == 0:
         shifts = torch.arange(0, 32, bits, dtype=torch.int32, device=q.device)
         return ((q.unsqueeze(-1) >> shifts) & mask).flatten(-2)
-    # 32 codes are `bits` words; a code may straddle two.
-    words = q.view(len(q), -1, bits).to(torch.int64) & 0xFFFFFFFF
+    # 32 codes are `bits` words; a code may straddle two. A row may end within such a block.
+    words = F.pad(q, (0, -q.shape[1] % bits)).view(len(q), -1, bits).to(torch.int64) & 0xFFFFFFFF
     at = torch.arange(0, 32 * bits, bits, device=q.device)
     first, second = at // 32, (at // 32 + 1).clamp(max=bits - 1)
     pair = words[..., first] | (words[..., second] << 32)
-    return ((pair >> (at % 32)) & mask).to(torch.int32).flatten(-2)
+    return ((pair >> (at % 32)) & mask).to(torch.int32).flatten(-2)[:, : q.shape[1] * 32 // bits]
