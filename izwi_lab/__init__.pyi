@@ -12,6 +12,7 @@ from izwi_lab.families.shared.quantise import quantize as quantize
 from izwi_lab.families.shared.sampling import Sampling as Sampling
 from izwi_lab.families.shared.speculative import DraftModel as DraftModel
 from izwi_lab.families.shared.speculative import PromptLookup as PromptLookup
+from izwi_lab.families.shared.steps import Prompt as Prompt
 from izwi_lab.results import AudioChunk as AudioChunk
 from izwi_lab.results import ChatReply as ChatReply
 from izwi_lab.results import Segment as Segment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from izwi_lab.errors import Cancelled
+from izwi_lab.errors import Cancelled, InvalidInputError
 
 
 class CancelToken:
@@ -36,3 +36,11 @@ class CancelToken:
             raise Cancelled("The work was cancelled by its caller.")
         if self._deadline is not None and time.monotonic() > self._deadline:
             raise Cancelled("The work ran past its deadline.", hint="Give it a longer timeout_s.")
+
+
+def check_cancel(cancel: object) -> None:
+    """Raise InvalidInputError for what is neither None nor a CancelToken."""
+    if cancel is not None and not isinstance(cancel, CancelToken):
+        raise InvalidInputError(
+            f"cancel must be a CancelToken or None, got {cancel!r:.80}.", hint="Make one: izwi.CancelToken()."
+        )

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from izwi_lab.audio import Audio
 
 
+_NO_TIME_S = 1e-3  # of decoding: a speed taken from less says nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Where the seconds of one request went.
@@ -37,8 +40,8 @@ class Timing:
 
     @property
     def tokens_per_s(self) -> float:
-        """Generated tokens per second of decoding; nan when nothing was decoded."""
-        return self.tokens / self.decode_s if self.decode_s else float("nan")
+        """Generated tokens per second of decoding; nan when nothing was decoded, or in no time to speak of."""
+        return self.tokens / self.decode_s if self.decode_s > _NO_TIME_S else float("nan")
 
     def __str__(self) -> str:
         parts = [f"{self.total_s:.2f} s", f"first after {self.first_s:.2f} s"] if self.total_s else []

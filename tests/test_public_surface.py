@@ -14,7 +14,18 @@ import izwi_lab
 NAMES = [
     *("__version__", "load", "speak", "transcribe", "chat", "engine", "devices", "InferenceEngine", "quantize"),
     "Audio",
-    *("Sampling", "CancelToken", "Transcript", "Segment", "Word", "Speech", "AudioChunk", "TextDelta", "ChatReply"),
+    *(
+        "Prompt",
+        "Sampling",
+        "CancelToken",
+        "Transcript",
+        "Segment",
+        "Word",
+        "Speech",
+        "AudioChunk",
+        "TextDelta",
+        "ChatReply",
+    ),
     *("TokenLogprob", "ToolCall", "Usage", "PromptLookup", "DraftModel", "Timing", "IzwiError"),
     *("catalog", "errors", "bench", "lab"),
 ]

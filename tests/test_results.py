@@ -274,3 +274,8 @@ def test_results_import_no_numpy():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_speed_of_a_moment():
+    assert "tokens/s" not in str(Timing(total_s=0.5, first_s=0.5, decode_s=2e-5, tokens=2))
+    assert "4.0 tokens/s" in str(Timing(total_s=1.0, first_s=0.5, decode_s=0.5, tokens=2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from izwi_lab.artifacts.gguf_blocks import AFFINE, affine, expanded
 from izwi_lab.artifacts.gguf_header import Cursor, Field, read_fields
-from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.artifacts.tensors import AffineRows, AffineTensor, Tensor
 from izwi_lab.errors import CheckpointError
 
 # ggml type -> (name, values per block, bytes per block); ggml.h and ggml-common.h of llama.cpp b6000
@@ -90,9 +91,7 @@ class GGUFCheckpoint:
             CheckpointError: no such tensor, or the checkpoint is closed.
             MissingExtraError: a type that only the `gguf` package can expand, without that package.
         """
-        entry = self._entry(name)
-        if self._map.closed:
-            raise CheckpointError(f"The checkpoint {self.path.name} is closed.", hint="Open it again.")
+        entry = self._opened(name)
         raw = np.frombuffer(self._map, np.uint8, entry.nbytes, entry.start)
         if plain := _PLAIN.get(entry.type):
             stored, dtype = plain
@@ -103,8 +102,27 @@ class GGUFCheckpoint:
         else:
             out = expanded(raw, entry.type_id, entry.shape)
         del raw
-        self._release(entry)
+        self._release(entry.start, entry.nbytes)
         return out
+
+    def affine_rows(self, name: str) -> AffineRows | None:
+        """What `read` gives as AffineTensor, to be read in blocks of rows; None for other tensors."""
+        entry = self._entry(name)
+        if entry.type not in AFFINE:
+            return None
+        bits, _, group, _ = AFFINE[entry.type]
+        rows, width = math.prod(entry.shape[:-1]), entry.shape[-1]
+        row_bytes = entry.nbytes // rows
+
+        def read(start: int, stop: int) -> AffineTensor:
+            self._opened(name)
+            at, nbytes = entry.start + start * row_bytes, (stop - start) * row_bytes
+            raw = np.frombuffer(self._map, np.uint8, nbytes, at)
+            block = affine(entry.type, raw, (stop - start, width))
+            self._release(at, nbytes)
+            return block
+
+        return AffineRows((rows, width), bits, group, read)
 
     def close(self) -> None:
         """Let go of the file; plain tensors already read keep their map alive."""
@@ -119,11 +137,16 @@ class GGUFCheckpoint:
             raise CheckpointError(f"No tensor {name!r} in {self.path}.", hint=f"It holds {len(self._entries)} tensors.")
         return self._entries[name]
 
-    def _release(self, entry: Entry) -> None:
+    def _opened(self, name: str) -> Entry:
+        if self._map.closed:
+            raise CheckpointError(f"The checkpoint {self.path.name} is closed.", hint="Open it again.")
+        return self._entry(name)
+
+    def _release(self, at: int, nbytes: int) -> None:
         # Mapped pages count as this process's memory until they are dropped; they are not needed again.
         if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-            start = math.ceil(entry.start / mmap.PAGESIZE) * mmap.PAGESIZE
-            length = entry.start + entry.nbytes - start
+            start = math.ceil(at / mmap.PAGESIZE) * mmap.PAGESIZE
+            length = at + nbytes - start
             if length > 0:
                 self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
@@ -165,6 +188,8 @@ def open_folder(folder: Path) -> GGUFCheckpoint:
 def _mapped(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise CheckpointError(f"{path} is empty.", hint="Fetch the model again.")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Cannot read {path}: {error}.", hint="Fetch the model again.") from None

@@ -109,6 +109,9 @@ def detect_layout(folder: Path) -> Layout:
         return Layout.MLX if _is_mlx(folder / "config.json") else Layout.HF
     if any(n.endswith(".gguf") and _starts_with(folder / n, _GGUF_MAGIC) for n in names):
         return Layout.GGUF
+    if damaged := next((n for n in sorted(names) if n.endswith(".gguf")), None):
+        what = "does not start with GGUF" if _head(folder / damaged, 1) else "is empty"
+        raise ArtifactError(f"{folder / damaged} {what}.", hint="Fetch it again.")
     found = ", ".join(sorted(names)[:12]) or "nothing"
     raise ArtifactError(
         f"No known checkpoint layout in {folder}; it holds {found}.",

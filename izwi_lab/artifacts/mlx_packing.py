@@ -35,6 +35,10 @@ class Triplet:
         """Shape of the matrix from the shape of its codes."""
         return (*packed[:-1], packed[-1] * 32 // self.bits)
 
+    def kept(self, packed: tuple[int, ...]) -> bool:
+        """Whether it stays quantised, as an AffineTensor; other forms are unpacked to dense."""
+        return self.bits in _KEPT_BITS and self.group_size in _KEPT_GROUPS and len(packed) == 2
+
 
 def find_triplets(
     config: Mapping[str, Any], names: Collection[str], shape: Callable[[str], tuple[int, ...]]
@@ -100,7 +104,7 @@ def assemble(triplet: Triplet, codes: Tensor, scales: Tensor, biases: Tensor) ->
     if codes.dtype != "uint32":
         raise CheckpointError(f"{triplet.codes} has dtype {codes.dtype}; quantised codes are uint32.")
     scale, bias = scales.float32(), biases.float32()
-    if triplet.bits in _KEPT_BITS and triplet.group_size in _KEPT_GROUPS and codes.data.ndim == 2:
+    if triplet.kept(codes.shape):
         return AffineTensor(codes.data, scale, bias, triplet.bits, triplet.group_size)
     values = unpack_codes(codes.data, triplet.bits)
     grouped = values.reshape(*scale.shape, triplet.group_size).astype(np.float32)

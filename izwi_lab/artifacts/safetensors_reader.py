@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 
 from izwi_lab.artifacts.mlx_packing import Triplet, assemble, find_triplets
 from izwi_lab.artifacts.safetensors_header import Entry, read_header
-from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.artifacts.tensors import AffineRows, AffineTensor, Tensor
 from izwi_lab.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -76,6 +78,43 @@ class SafetensorsCheckpoint:
             return self._stored(name)
         return assemble(triplet, *(self._stored(n) for n in (triplet.codes, triplet.scales, triplet.biases)))
 
+    @property
+    def quantised(self) -> frozenset[str]:
+        """Names of the tensors that `read` gives as AffineTensor."""
+        return frozenset(n for n, t in self._triplets.items() if t.kept(self._stored_shape(t.codes)))
+
+    def affine_rows(self, name: str) -> AffineRows | None:
+        """What `read` gives as AffineTensor, to be read in blocks of rows; None for other tensors."""
+        triplet = self._triplets.get(name)
+        if triplet is None or not triplet.kept(self._stored_shape(triplet.codes)):
+            return None
+        rows, width = self.shape(name)
+
+        def read(start: int, stop: int) -> AffineTensor:
+            parts = [self._copied(n, start, stop) for n in (triplet.codes, triplet.scales, triplet.biases)]
+            block = assemble(triplet, *parts)
+            assert isinstance(block, AffineTensor), "triplet.kept says so"
+            return block
+
+        return AffineRows((rows, width), triplet.bits, triplet.group_size, read)
+
+    def _copied(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows of a stored tensor; their pages are let go."""
+        entry, path = self._opened(name)
+        row_bytes = entry.nbytes // entry.shape[0]
+        at, nbytes = entry.start + start * row_bytes, (stop - start) * row_bytes
+        raw = np.asarray(self._maps[path])[at : at + nbytes].copy()
+        self._release(path, at, nbytes)
+        return _typed(raw, entry.dtype, (stop - start, *entry.shape[1:]))
+
+    def _release(self, path: Path, at: int, nbytes: int) -> None:
+        # Mapped pages count as this process's memory until they are dropped.
+        mapped: object = self._maps[path].base
+        if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            start = math.ceil(at / mmap.PAGESIZE) * mmap.PAGESIZE
+            if at + nbytes > start:
+                mapped.madvise(mmap.MADV_DONTNEED, start, at + nbytes - start)
+
     def close(self) -> None:
         """Let go of the maps; arrays already read keep theirs alive."""
         self._maps.clear()
@@ -92,14 +131,25 @@ class SafetensorsCheckpoint:
         return self._entry(name)[0].shape
 
     def _stored(self, name: str) -> Tensor:
-        entry, path = self._entry(name)
+        entry, path = self._opened(name)
+        raw = np.asarray(self._maps[path])[entry.start : entry.start + entry.nbytes]
+        if entry.start % np.dtype(_numpy_type(entry.dtype)).itemsize:
+            raw = raw.copy()  # the format allows odd offsets; frameworks want aligned memory
+        return _typed(raw, entry.dtype, entry.shape)
+
+    def _opened(self, name: str) -> tuple[Entry, Path]:
+        found = self._entry(name)
         if self._closed:
             raise CheckpointError(f"The checkpoint in {self.folder} is closed.", hint="Open it again.")
-        raw = np.asarray(self._maps[path])[entry.start : entry.start + entry.nbytes]
-        stored = "uint16" if entry.dtype == "bfloat16" else entry.dtype
-        if entry.start % np.dtype(stored).itemsize:
-            raw = raw.copy()  # the format allows odd offsets; frameworks want aligned memory
-        return Tensor(raw.view(stored).reshape(entry.shape), entry.dtype)
+        return found
+
+
+def _numpy_type(dtype: str) -> str:
+    return "uint16" if dtype == "bfloat16" else dtype
+
+
+def _typed(raw: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    return Tensor(raw.view(_numpy_type(dtype)).reshape(shape), dtype)
 
 
 def open_folder(folder: Path) -> SafetensorsCheckpoint:

@@ -5,6 +5,7 @@ Readers make them, backends turn them into native arrays. bfloat16 has no numpy 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +120,10 @@ class AffineTensor:
             self.bias_steps and self.bias_steps.rows(index),
         )
 
+    def whole(self) -> AffineTensor:
+        """Itself; see AffineRows.whole."""
+        return self
+
     def codes(self) -> np.ndarray:
         """The codes unpacked: uint8 [out, in]."""
         return unpack_codes(self.q, self.bits)
@@ -130,6 +135,28 @@ class AffineTensor:
         groups *= self.scales[..., None].astype(np.float32)
         groups += self.biases[..., None].astype(np.float32)
         return groups.reshape(out, width)
+
+
+@dataclass(frozen=True, slots=True)
+class AffineRows:
+    """A matrix still in its file, for those who lay it out anew: read in blocks of rows, it is never held twice.
+
+    read: rows from a number to another -> their AffineTensor. Valid while the checkpoint is open.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    group_size: int
+    read: Callable[[int, int], AffineTensor]
+
+    def rows(self, block: slice) -> AffineTensor:
+        """Some of the rows. The types of scales and biases are the narrowest that are exact for this block."""
+        start, stop, _ = block.indices(self.shape[0])
+        return self.read(start, stop)
+
+    def whole(self) -> AffineTensor:
+        """All of it."""
+        return self.read(0, self.shape[0])
 
 
 def unpack_codes(packed: np.ndarray, bits: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.artifacts.tensors import AffineRows, AffineTensor, Tensor
 from izwi_lab.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -36,6 +36,15 @@ class Unread:
         weight = self._weights[name]
         assert isinstance(weight, AffineTensor)
         return weight
+
+    def pop_rows(self, name: str) -> AffineRows | AffineTensor:
+        """As `pop`, but still in its file where it can be read in blocks of rows."""
+        rows = getattr(self._weights, "affine_rows", None)
+        found: AffineRows | None = None if rows is None else rows(name)
+        if found is None:
+            return self.pop(name)
+        del self._names[name]
+        return found
 
 
 def split(weights: Mapping[str, Tensor | AffineTensor]) -> tuple[dict[str, Tensor], Unread]:

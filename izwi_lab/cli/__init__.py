@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from izwi_lab import __version__
-from izwi_lab.errors import IzwiError
+from izwi_lab.errors import IzwiError, UnknownModelError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -55,8 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except IzwiError as error:
         if args.debug:
             traceback.print_exc()
-        print(f"izwi-lab {args.command}: {error}", file=sys.stderr)
+        print(f"izwi-lab {args.command}: {_told(error)}", file=sys.stderr)
         return FAILED
+
+
+def _told(error: IzwiError) -> str:
+    """The error's message; where a model's name was unknown, with the command that shows them all."""
+    text, command = str(error), "`izwi-lab list` shows them all."
+    python = "izwi_lab.catalog.variants() lists the models."
+    if python in text:
+        return text.replace(python, command)
+    return f"{text} {command}" if isinstance(error, UnknownModelError) and error.nearest else text
 
 
 def build_parser(chosen: ModuleType | None) -> argparse.ArgumentParser:

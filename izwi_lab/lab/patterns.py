@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,10 @@ class AttentionPatterns(Mapping[int, np.ndarray]):
         return one
 
 
-def attention(model: TextModel, prompt: Messages | Prompt, *, layers: Sequence[int] | None = None) -> AttentionPatterns:
-    """Where each position of the prompt looks. layers: all with attention unless some are named.
+def attention(
+    model: TextModel, prompt: Messages | Prompt, *, layers: int | Sequence[int] | None = None
+) -> AttentionPatterns:
+    """Where each position of the prompt looks. layers: one, some, or all with attention where none is named.
 
     Each layer holds H * T * T float32: name layers for a long prompt.
 
@@ -81,9 +83,11 @@ def attention(model: TextModel, prompt: Messages | Prompt, *, layers: Sequence[i
     """
     read = as_prompt(model, prompt)
     able = [i for i, kind in enumerate(model.config.layer_types) if kind != CONV]
-    chosen = able if layers is None else sorted(set(layers))
-    if not chosen or not set(chosen) <= set(able):
-        raise InvalidInputError(f"layers is {layers}.", hint=f"Layers with attention: {able}.")
+    named = able if layers is None else [layers] if isinstance(layers, int) else layers
+    fits = isinstance(named, Iterable) and all(isinstance(i, (int, np.integer)) and i in able for i in named)
+    chosen = sorted({int(i) for i in named}) if fits else []
+    if not chosen or isinstance(layers, bool):
+        raise InvalidInputError(f"layers is {layers!r:.80}.", hint=f"Layers with attention: {able}.")
     with model.tap([_name(layer) for layer in chosen]) as acts:
         model.prefill(model.session(), read)
     T = len(read)

@@ -51,7 +51,8 @@ def load(
     """Load a model and hand it over, to take its steps one at a time. It stays until you drop it.
 
     Args:
-        model: a catalog id ("Kokoro-82M"), a hub repo ("owner/name"), or a folder in the model's official layout.
+        model: a catalog id ("Kokoro-82M"), a hub repo ("owner/name"), a folder in the model's official layout,
+            or a .gguf file.
         backend: "auto", "torch" or "mlx"; `model.plan` says what was chosen and why.
         device: such as "cpu" or "cuda:0"; None lets the plan choose.
         dtype: such as "bfloat16"; None lets the plan choose.
@@ -173,7 +174,7 @@ def chat(
         truncation: for a prompt longer than the context: "error", or "oldest" leaves out the oldest turns.
         speculative: a PromptLookup or DraftModel, for speed; the answer's distribution is the same.
         model: a catalog id, hub repo or folder; None takes the default.
-        seed: fixes the random numbers.
+        seed: fixes the random numbers; such a sampled answer reads all turns anew, to be the same each time.
         cancel: stops the answer, from any thread.
         timeout_s: seconds until it is stopped the same way.
 

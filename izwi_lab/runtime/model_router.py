@@ -95,6 +95,8 @@ class ModelRouter:
         """
         if route.key.load_format == "dummy":
             return None
+        if route.folder is not None and route.folder.is_file():
+            return artifacts.LocalModel(route.variant, route.folder, route.variant.layout, "local")
         if route.folder is not None:
             return artifacts.local(route.folder, variant=route.variant)
         here = artifacts.locate(route.variant, root=self._models_dir)
@@ -113,7 +115,7 @@ class ModelRouter:
         if not isinstance(model, (str, Path)) or not str(model).strip():
             raise InvalidInputError(f"model must be an id, a repo or a folder, got {model!r}.")
         name = str(model)
-        if isinstance(model, Path) or _is_path(name):
+        if isinstance(model, Path) or _is_path(name) or name.lower().endswith(".gguf"):
             return self._folder(Path(model))
         if _REPO.fullmatch(name):
             return self._repo(name)

@@ -26,19 +26,23 @@ _SHARED_LAYOUTS = (Layout.HF, Layout.MLX, Layout.GGUF)  # of many families; the 
 
 
 def folder(path: Path) -> ModelVariant:
-    """The variant that a local folder holds, in an official layout.
+    """The variant that a local folder holds, in an official layout, or that a .gguf file is.
 
     Raises:
         UnknownModelError: no such folder, or a model of no family known here; the message lists what is known.
         ArtifactError: not a checkpoint.
     """
-    if not path.is_dir():
+    gguf = path.suffix.lower() == ".gguf" and path.is_file()
+    if path.is_file() and not gguf:
+        raise UnknownModelError(f"{path} is a file.", hint=f"Give its folder, {path.parent}, or a .gguf file.")
+    if not gguf and not path.is_dir():
         raise UnknownModelError(f"There is no folder {path}.", hint="Give a catalog id, a hub repo or a folder.")
-    layout = artifacts.local(path).layout
+    layout = Layout.GGUF if gguf else artifacts.local(path).layout
     relative, same = _relative(layout, lambda: _config_of(path, layout), str(path))
-    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    size = sum(f.stat().st_size for f in ([path] if gguf else path.rglob("*")) if f.is_file())
     quantisation = _quantisation(_config_of(path, layout)) if layout is Layout.MLX else "none"
-    return _made_over(relative, same, id=path.name, repo=str(path), layout=layout, size=size, quantisation=quantisation)
+    name = path.stem if gguf else path.name
+    return _made_over(relative, same, id=name, repo=str(path), layout=layout, size=size, quantisation=quantisation)
 
 
 def repo(name: str, models_dir: Path | None = None) -> ModelVariant:

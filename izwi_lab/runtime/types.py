@@ -119,7 +119,10 @@ class TranscriptionRequest(GenerationRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest(GenerationRequest):
-    """Answer `messages`: a plain string is one user turn. The other options are those of ChatOptions."""
+    """Answer `messages`: a plain string is one user turn. The other options are those of ChatOptions.
+
+    seed: with it, a sampled answer reads the whole conversation anew, so that the same call gives the same answer.
+    """
 
     messages: str | Sequence[Message]
     sampling: Sampling | None = None

@@ -50,13 +50,19 @@ def test_the_layout_is_seen_from_the_files(tmp_path: Path, files: dict[str, byte
         {"model.safetensors": b""},
         {"config.json": PLAIN, "model.bin": b"\x80\x02}q\0."},  # a pickle, as old checkpoints have
         {"model.bin": b"\6\0\0\0\xff\xff"},
-        {"a.gguf": b"GGML"},
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtifactError, match="No known checkpoint layout"):
+        artifacts.local(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"GGML", "does not start with GGUF"), (b"", "is empty")])
+def test_a_damaged_gguf_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "a.gguf").write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"a\.gguf {what}\. Fetch it again"):
         artifacts.local(tmp_path)
 
 

@@ -234,6 +234,36 @@ def test_the_kernels_say_that_there_is_no_compiler(monkeypatch: pytest.MonkeyPat
     assert set(native.known().values()) == {"not compiled yet"}
 
 
+def test_a_cxx_that_is_no_compiler_is_said_and_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from izwi_lab.backends import native
+
+    monkeypatch.setenv("IZWI_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(native, "_jobs", {})
+    monkeypatch.setattr(native.shutil, "which", {"g++": "/usr/bin/g++", "icpx": "/opt/icpx"}.get)
+    assert native._compiler() == "/usr/bin/g++"
+    assert set(native.known().values()) == {"CXX names no compiler: 'no-such-compiler'; not compiled yet"}
+    monkeypatch.setenv("CXX", "icpx")
+    assert native._compiler() == "/opt/icpx" and set(native.known().values()) == {"not compiled yet"}
+
+
+def test_a_failed_build_is_known_to_later_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from izwi_lab.backends import native
+
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho 'no such header' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("IZWI_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("IZWI_NATIVE", "1")
+    monkeypatch.setattr(native, "_jobs", {})
+    assert native.library("sampler", wait=True) is None
+    assert "no such header" in native.known()["sampler"]
+    monkeypatch.setattr(native, "_jobs", {})  # as in another process
+    assert "the last build failed" in native.known()["sampler"] and "no such header" in native.known()["sampler"]
+    assert native.known()["affine"] == "not compiled yet"
+
+
 def test_freed_memory_goes_back_to_the_system():
     statm = Path("/proc/self/statm")
     if not statm.exists() or platform.libc_ver()[0] != "glibc":

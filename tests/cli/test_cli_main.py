@@ -77,6 +77,16 @@ def test_izwi_errors_are_one_message_and_code_1(run, world):
     assert not list(Path().iterdir()), "a failed command leaves no file"
 
 
+def test_unknown_models_point_at_the_list(run, world):
+    for nearest, hint in (
+        (("Kokoro-82M",), "Nearest: Kokoro-82M."),
+        ((), "izwi_lab.catalog.variants() lists the models."),
+    ):
+        world.error = UnknownModelError("No model goes by 'x'.", nearest=nearest, hint=hint)
+        err = run("speak", "Hello.", "-m", "x").err
+        assert "`izwi-lab list` shows them all." in err and "izwi_lab.catalog" not in err
+
+
 @pytest.mark.parametrize("argv", [("--debug", "speak", "Hello."), ("speak", "--debug", "Hello.")])
 def test_debug_adds_the_traceback(run, world, argv):
     world.error = BackendUnavailableError("No backend.")

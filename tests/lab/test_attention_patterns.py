@@ -38,7 +38,8 @@ def test_both_backends_look_at_the_same(model):
 
 def test_layers_can_be_chosen_and_unknown_ones_are_refused(model):
     assert list(izwi.lab.attention(model, TEXT, layers=[1])) == [1]
-    for wrong in ([2], [7], []):
+    assert list(izwi.lab.attention(model, TEXT, layers=1)) == [1]
+    for wrong in ([2], [7], [], 2, "1", True, [0.5]):
         with pytest.raises(InvalidInputError, match=r"\[0, 1\]"):
             izwi.lab.attention(model, TEXT, layers=wrong)
     found = izwi.lab.attention(model, TEXT)

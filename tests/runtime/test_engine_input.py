@@ -41,6 +41,16 @@ def test_speech_options_that_mean_nothing_are_refused(make_engine, tts, options)
         make_engine().speak("a", model=tts, **options)
 
 
+def test_cancel_must_be_a_token(make_engine, fake, tts, chat):
+    engine = make_engine()
+    for ask in (engine.speak, engine.stream_speak):
+        with pytest.raises(InvalidInputError, match="CancelToken or None, got True"):
+            ask("a", model=tts, cancel=True)
+    with pytest.raises(InvalidInputError, match="CancelToken or None, got 'stop'"):
+        engine.chat("a", model=chat, cancel="stop")
+    assert fake.loads == []
+
+
 @pytest.mark.parametrize(
     "messages",
     ["", " ", [], None, 3, [{"content": "a"}], [{"role": "user"}], [{"role": "user", "content": ""}], ["hello"]],

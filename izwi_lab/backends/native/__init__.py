@@ -20,6 +20,7 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+_NO_COMPILER = "no C++ compiler found (g++ or clang++)"
 _lock = threading.Lock()
 _jobs: dict[str, _Build] = {}
 
@@ -37,8 +38,10 @@ class _Build:
         try:
             self.library = ctypes.CDLL(str(_compile(name)))
             self.reason = "ready"
+            _record(name).unlink(missing_ok=True)
         except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-            self.reason = str(error)
+            self.reason = _ignored_cxx() + str(error)
+            _remember(name, self.reason)
             _log.info("native library %s is not used: %s", name, error)
 
 
@@ -64,10 +67,13 @@ def known() -> dict[str, str]:
     """Every kernel this package ships: "compiled" for this machine, or why it is not. Starts nothing."""
     if os.environ.get("IZWI_NATIVE", "1") == "0":
         return {path.stem: "off (IZWI_NATIVE=0)" for path in sorted(Path(__file__).parent.glob("*.cpp"))}
-    names = [path.stem for path in sorted(Path(__file__).parent.glob("*.cpp"))]
-    waiting = "not compiled yet" if _compiler() else "no C++ compiler found (g++ or clang++): the slower path serves"
+    names, cxx = [path.stem for path in sorted(Path(__file__).parent.glob("*.cpp"))], _ignored_cxx()
+    waiting = "not compiled yet" if _compiler() else f"{_NO_COMPILER}: the slower path serves"
     failed = {name: job.reason for name, job in _jobs.items() if job.library is None and not job.thread.is_alive()}
-    return {name: "compiled" if _cached(name).exists() else failed.get(name, waiting) for name in names}
+    return {
+        name: failed.get(name) or _failed_before(name) or ("compiled" if _cached(name).exists() else cxx + waiting)
+        for name in names
+    }
 
 
 def _compile(name: str) -> Path:
@@ -76,7 +82,9 @@ def _compile(name: str) -> Path:
         return target
     compiler = _compiler()
     if compiler is None:
-        raise RuntimeError("no C++ compiler found (g++ or clang++)")
+        raise RuntimeError(_NO_COMPILER)
+    if ignored := _ignored_cxx():
+        _log.warning("%s%s compiles %s", ignored, compiler, name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         out = Path(folder) / target.name
@@ -89,8 +97,36 @@ def _compile(name: str) -> Path:
     return target
 
 
+def _record(name: str) -> Path:
+    """Where a failed build leaves its reason for other processes; the next that wants the library tries again."""
+    return _cached(name).with_suffix(".failed")
+
+
+def _remember(name: str, reason: str) -> None:
+    if _compiler() is None:
+        return  # known() sees that by itself, and sees when one is installed
+    try:
+        _record(name).parent.mkdir(parents=True, exist_ok=True)
+        _record(name).write_text(reason, encoding="utf-8")
+    except OSError as error:
+        _log.info("cannot note the failed build of %s: %s", name, error)
+
+
+def _failed_before(name: str) -> str | None:
+    try:
+        return f"the last build failed, the slower path serves: {_record(name).read_text(encoding='utf-8')}"
+    except (OSError, ValueError):
+        return None
+
+
 def _compiler() -> str | None:
-    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    """The path of CXX where that is a program, else g++ or clang++."""
+    return next((found for c in (os.environ.get("CXX"), "g++", "clang++") if c and (found := shutil.which(c))), None)
+
+
+def _ignored_cxx() -> str:
+    cxx = os.environ.get("CXX")
+    return f"CXX names no compiler: {cxx!r}; " if cxx and not shutil.which(cxx) else ""
 
 
 def _source(name: str) -> Path:

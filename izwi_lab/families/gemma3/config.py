@@ -33,15 +33,15 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
             raise CheckpointError("config.json lacks 'text_config'.", hint="Fetch the model again.")
         fields = json_fields({"model_type": "gemma3_text", **inner}, "gemma3_text")
     _check(fields)
-    head_dim, layers = fields.integer("head_dim", 256), fields.integer("num_hidden_layers")
-    hidden = fields.integer("hidden_size")
+    head_dim, layers = fields.size("head_dim", 256), fields.layers("num_hidden_layers")
+    hidden = fields.size("hidden_size")
     kinds = _layer_types(fields, layers)
     return DecoderConfig(
         vocab_size=fields.integer("vocab_size", 262_208),
         hidden_size=hidden,
         intermediate_size=fields.integer("intermediate_size"),
         num_layers=layers,
-        num_heads=fields.integer("num_attention_heads", 8),
+        num_heads=fields.size("num_attention_heads", 8),
         num_kv_heads=fields.integer("num_key_value_heads", 4),
         head_dim=head_dim,
         max_positions=fields.integer("max_position_embeddings", 131_072),
@@ -59,7 +59,7 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
         attention_bias=fields.flag("attention_bias", False),
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         tied=outer.flag("tie_word_embeddings", fields.flag("tie_word_embeddings", True)),
-        attn_scale=fields.number("query_pre_attn_scalar", 256) ** -0.5,
+        attn_scale=fields.size("query_pre_attn_scalar", 256) ** -0.5,
         embed_scale=math.sqrt(hidden),
         norm_offset=1.0,
         qk_norm=True,
@@ -75,9 +75,9 @@ def from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, tied: bool) -> De
     """
     fields = gguf_fields(metadata, "gemma3")
     fields.expect("final_logit_softcapping", None, 0.0)
-    heads, hidden = fields.integer("attention.head_count"), fields.integer("embedding_length")
-    head_dim = fields.integer("attention.key_length", 256)
-    layers = fields.integer("block_count")
+    heads, hidden = fields.size("attention.head_count"), fields.size("embedding_length")
+    head_dim = fields.size("attention.key_length", 256)
+    layers = fields.layers("block_count")
     local = rope(head_dim, fields.number("rope.freq_base_swa", _LOCAL_THETA))
     scalar = hidden / heads if layers == _LAYERS_27B else head_dim
     return DecoderConfig(
@@ -111,7 +111,7 @@ def _check(fields: Fields) -> None:
 
 
 def _layer_types(fields: Fields, layers: int) -> tuple[str, ...]:
-    if listed := fields.find("layer_types"):
+    if listed := fields.listed("layer_types"):
         return tuple(str(kind) for kind in listed)
     return _patterned(fields.integer("sliding_window_pattern", _PATTERN), layers)
 

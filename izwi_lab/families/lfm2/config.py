@@ -5,7 +5,7 @@ Sources: transformers 5.23 `configuration_lfm2.py`, mlx-lm 0.32 `lfm2.py`, llama
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from izwi_lab.errors import CheckpointError
@@ -29,13 +29,13 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
         CheckpointError: another model type, a missing field, layer types that contradict `full_attn_idxs`.
     """
     fields = json_fields(config, "lfm2")
-    heads = fields.integer("num_attention_heads")
+    heads = fields.size("num_attention_heads")
     head_dim = head_dim_of(fields, heads)
     return DecoderConfig(
         vocab_size=fields.integer("vocab_size"),
-        hidden_size=fields.integer("hidden_size"),
+        hidden_size=fields.size("hidden_size"),
         intermediate_size=intermediate_size(fields),
-        num_layers=fields.integer("num_hidden_layers"),
+        num_layers=fields.layers("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=head_dim,
@@ -57,8 +57,8 @@ def from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, tied: bool) -> De
         CheckpointError: another architecture, a missing field, no layer with attention.
     """
     fields = gguf_fields(metadata, "lfm2")
-    heads, hidden = fields.integer("attention.head_count"), fields.integer("embedding_length")
-    layers = fields.integer("block_count")
+    heads, hidden = fields.size("attention.head_count"), fields.size("embedding_length")
+    layers = fields.layers("block_count")
     kv = fields.find("attention.head_count_kv")
     by_layer = [int(n) for n in kv] if hasattr(kv, "__len__") else [fields.integer("attention.head_count_kv")] * layers
     used = {n for n in by_layer if n}
@@ -92,14 +92,14 @@ def intermediate_size(fields: Fields) -> int:
     if not fields.flag("block_auto_adjust_ff_dim", True):
         return stated
     width = int(fields.number("block_ffn_dim_multiplier", 1.0) * int(2 * stated / 3))
-    multiple = fields.integer("block_multiple_of", 256)
+    multiple = fields.size("block_multiple_of", 256)
     return -(-width // multiple) * multiple
 
 
 def _layer_types(fields: Fields) -> tuple[str, ...]:
-    layers = fields.integer("num_hidden_layers")
-    listed: Sequence[Any] | None = fields.find("layer_types")
-    attending: Sequence[Any] | None = fields.find("full_attn_idxs")
+    layers = fields.layers("num_hidden_layers")
+    listed = fields.listed("layer_types")
+    attending = fields.listed("full_attn_idxs")
     if listed is None and attending is None:
         raise CheckpointError(
             "config.json lacks both 'layer_types' and 'full_attn_idxs'.", hint="Fetch the model again."

@@ -20,13 +20,13 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
     """
     fields = json_fields(config, "llama")
     fields.expect("hidden_act", None, "silu")
-    heads = fields.integer("num_attention_heads")
+    heads = fields.size("num_attention_heads")
     head_dim = head_dim_of(fields, heads)
     return DecoderConfig(
         vocab_size=fields.integer("vocab_size"),
-        hidden_size=fields.integer("hidden_size"),
+        hidden_size=fields.size("hidden_size"),
         intermediate_size=fields.integer("intermediate_size"),
-        num_layers=fields.integer("num_hidden_layers"),
+        num_layers=fields.layers("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=fields.integer("num_key_value_heads", heads),
         head_dim=head_dim,
@@ -47,8 +47,8 @@ def from_gguf(
     rope_factors: [head_dim / 2] of the tensor rope_freqs.weight, by which frequencies are divided (Llama 3.1's rope).
     """
     fields = gguf_fields(metadata, "llama")
-    heads, hidden = fields.integer("attention.head_count"), fields.integer("embedding_length")
-    head_dim = fields.integer("attention.key_length", hidden // max(1, heads))
+    heads, hidden = fields.size("attention.head_count"), fields.size("embedding_length")
+    head_dim = fields.size("attention.key_length", hidden // max(1, heads))
     whole = gguf_rope(fields, head_dim, default_theta=_THETA)
     if len(rope_factors) not in (0, len(whole.inv_freq)):
         raise CheckpointError(f"rope_freqs.weight holds {len(rope_factors)} factors, expected {head_dim // 2}.")
@@ -58,7 +58,7 @@ def from_gguf(
         vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=fields.integer("feed_forward_length"),
-        num_layers=fields.integer("block_count"),
+        num_layers=fields.layers("block_count"),
         num_heads=heads,
         num_kv_heads=fields.integer("attention.head_count_kv", heads),
         head_dim=head_dim,

@@ -20,14 +20,14 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
     """
     fields = json_fields(config, "qwen3")
     fields.expect("hidden_act", None, "silu")
-    heads = fields.integer("num_attention_heads")
-    head_dim = fields.integer("head_dim", 128)
-    layers = fields.integer("num_hidden_layers")
+    heads = fields.size("num_attention_heads")
+    head_dim = fields.size("head_dim", 128)
+    layers = fields.layers("num_hidden_layers")
     kinds = _layer_types(fields, layers)
     rope = json_rope(fields, head_dim, default_theta=_THETA)
     return DecoderConfig(
         vocab_size=fields.integer("vocab_size"),
-        hidden_size=fields.integer("hidden_size"),
+        hidden_size=fields.size("hidden_size"),
         intermediate_size=fields.integer("intermediate_size"),
         num_layers=layers,
         num_heads=heads,
@@ -47,13 +47,13 @@ def from_hf(config: Mapping[str, Any]) -> DecoderConfig:
 def from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, tied: bool) -> DecoderConfig:
     """From GGUF metadata of architecture qwen3. Raises CheckpointError on another one or on a missing field."""
     fields = gguf_fields(metadata, "qwen3")
-    heads, hidden = fields.integer("attention.head_count"), fields.integer("embedding_length")
-    head_dim = fields.integer("attention.key_length", hidden // max(1, heads))
+    heads, hidden = fields.size("attention.head_count"), fields.size("embedding_length")
+    head_dim = fields.size("attention.key_length", hidden // max(1, heads))
     return DecoderConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=fields.integer("feed_forward_length"),
-        num_layers=fields.integer("block_count"),
+        num_layers=fields.layers("block_count"),
         num_heads=heads,
         num_kv_heads=fields.integer("attention.head_count_kv", heads),
         head_dim=head_dim,
@@ -67,7 +67,7 @@ def from_gguf(metadata: Mapping[str, Any], *, vocab_size: int, tied: bool) -> De
 
 def _layer_types(fields: Fields, layers: int) -> tuple[str, ...]:
     """Sliding layers are those from `max_window_layers` on, and only with `use_sliding_window`."""
-    if listed := fields.find("layer_types"):
+    if listed := fields.listed("layer_types"):
         return tuple(str(kind) for kind in listed)
     if not (fields.flag("use_sliding_window", False) and fields.has("sliding_window")):
         return (FULL,) * layers

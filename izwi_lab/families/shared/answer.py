@@ -45,7 +45,7 @@ class Answer:
     may_think: bool
     calls: list[ToolCall] = field(default_factory=list)
     reasoning_tokens: int = 0
-    said: bool = False  # the last token was content, all of it
+    said: bool = False  # the last token was content
 
     def mask(self) -> np.ndarray | None:
         """Which tokens may come next; None for all. The grammar begins after the thought, which must end before it."""
@@ -70,7 +70,9 @@ class Answer:
             self.constraint.accept(token)
         self.may_think = False
         self.reasoning_tokens += thought
-        self.said = not (thought or ends or Part.CALL in (before, after))
+        newlines = not processor.token_bytes(token).strip(b"\n")
+        dropped = before is Part.SAID and newlines and self.sections.drops_newlines
+        self.said = not (thought or ends or dropped or Part.CALL in (before, after))
         return self._shown(pieces)
 
     def finish(self) -> Shown:

@@ -26,15 +26,16 @@ _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 class ChatOptions:
     """Options of one answer.
 
-    sampling: None is greedy. stop: texts that end it; looked for in what is said, not in thoughts or calls. thinking:
-    True or False asks the template for it, None leaves the checkpoint's default. tools: JSON-schema function
-    descriptions as OpenAI takes them. tool_choice: "auto", "none" (the model is not told of them), "required" (one
-    call or more), or {"type": "function", "function": {"name": ...}} (one call of it). response_format:
-    {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": ...}}, {"type": "regex", "regex": ...}
-    or {"type": "text"}; an answer that ended by "stop" satisfies it. logprobs: None, or how many of the likeliest
-    tokens to show beside each token (0 to 20). truncation: what happens to a prompt longer than the context: "error",
-    or "oldest" (whole turns are left out from the oldest on; system and last turn stay). speculative: guesses that the
-    model checks many at a time; the answer's distribution is the same.
+    sampling: None is greedy. seed: fixes the random numbers; a sampled answer with a seed takes nothing from a prompt
+    cache, so that the same call gives the same answer on the same machine. stop: texts that end it; looked for in what
+    is said, not in thoughts or calls. thinking: True or False asks the template for it, None leaves the checkpoint's
+    default. tools: JSON-schema function descriptions as OpenAI takes them. tool_choice: "auto", "none" (the model is
+    not told of them), "required" (one call or more), or {"type": "function", "function": {"name": ...}} (one call of
+    it). response_format: {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": ...}}, {"type":
+    "regex", "regex": ...} or {"type": "text"}; an answer that ended by "stop" satisfies it. logprobs: None, or how many
+    of the likeliest tokens to show beside each token (0 to 20). truncation: what happens to a prompt longer than the
+    context: "error", or "oldest" (whole turns are left out from the oldest on; system and last turn stay). speculative:
+    guesses that the model checks many at a time; the answer's distribution is the same.
 
     Raises:
         InvalidInputError: a value of the wrong kind or range, or two options that exclude each other.
@@ -122,6 +123,11 @@ class ChatOptions:
         if self.speculative is not None and (held is not None or self.forces_call):
             what = f"response_format {held!r}" if held is not None else f"tool_choice {self.tool_choice!r:.80}"
             raise InvalidInputError(f"speculative does not go with {what}.", hint="Leave one of them out.")
+
+    @property
+    def repeatable(self) -> bool:
+        """True if the same call must draw the same tokens again: a seed is given, and random numbers are drawn."""
+        return self.seed is not None and self.sampling is not None and not self.sampling.greedy
 
     @property
     def shown_tools(self) -> Sequence[Mapping[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from izwi_lab.errors import CheckpointError
-from izwi_lab.families.shared.nets.decoder.config import Rope, rope
+from izwi_lab.families.shared.nets.decoder.config import MOST, Rope, rope
 
+_FARTHEST = 1e15  # no size, base or factor of a model; whole numbers up to here are exact as floats
 _FETCH = "Fetch the model again, or check that the files are of this model."
 
 
@@ -38,6 +39,8 @@ class Fields:
                 f"{self._source} says {str(value)[:60]!r} for {self._prefix + name!r}; a number was expected.",
                 hint=_FETCH,
             )
+        if not -_FARTHEST <= value <= _FARTHEST:  # NaN is not either
+            raise CheckpointError(f"{self._source} says {str(value)[:60]} for {self._prefix + name!r}.", hint=_FETCH)
         return float(value)
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -48,6 +51,31 @@ class Fields:
                 f"{self._source} says {value} for {self._prefix + name!r}; a whole number was expected.", hint=_FETCH
             )
         return int(value)
+
+    def size(self, name: str, default: int | None = None, *, most: int = MOST["intermediate_size"]) -> int:
+        """A whole number from 1 to `most`."""
+        value = self.integer(name, default)
+        if not 1 <= value <= most:
+            raise CheckpointError(
+                f"{self._source} says {value} for {self._prefix + name!r}.",
+                hint=f"Expected a whole number from 1 to {most}.",
+            )
+        return value
+
+    def layers(self, name: str) -> int:
+        """How many layers there are: bounded before anything is made for each."""
+        return self.size(name, most=MOST["num_layers"])
+
+    def listed(self, name: str) -> Sequence[Any] | None:
+        """A list; None where absent."""
+        value = self.find(name)
+        if value is not None and (isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__len__")):
+            raise CheckpointError(
+                f"{self._source} says {str(value)[:60]!r} for {self._prefix + name!r}; a list was expected.",
+                hint=_FETCH,
+            )
+        found: Sequence[Any] | None = value
+        return found
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -101,16 +129,18 @@ def json_rope(
         CheckpointError: a kind of scaling that is not supported, or one of its fields missing.
     """
     parameters = fields.find("rope_parameters")
-    if parameters is not None and kind is not None:
+    if kind is not None and isinstance(parameters, Mapping):
         parameters = parameters.get(kind)
     if parameters is None and theta_name == "rope_theta":  # the local rope is never scaled
         parameters = fields.find("rope_scaling")
     parameters = parameters or {}
-    theta = parameters.get("rope_theta") or fields.number(theta_name, default_theta)
     try:
-        return rope(head_dim, float(theta), parameters)
+        theta = Fields(parameters).number("rope_theta", 0.0) or fields.number(theta_name, default_theta)
+        return rope(head_dim, theta, parameters)
     except KeyError as error:
         raise CheckpointError(f"The rope of config.json lacks {error}.", hint=_FETCH) from None
+    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"The rope of config.json makes no sense ({error}).", hint=_FETCH) from None
 
 
 def gguf_rope(fields: Fields, head_dim: int, *, default_theta: float) -> Rope:
@@ -128,4 +158,4 @@ def gguf_rope(fields: Fields, head_dim: int, *, default_theta: float) -> Rope:
 
 def head_dim_of(fields: Fields, heads: int) -> int:
     """`head_dim` of a config.json, else the hidden size shared out among the heads."""
-    return fields.integer("head_dim", fields.integer("hidden_size") // max(1, heads))
+    return fields.size("head_dim", fields.size("hidden_size") // max(1, heads))

@@ -7,6 +7,7 @@ Control tokens are never allowed but where a grammar names them; the end token e
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ FORMATS = ("text", "json_object", "json_schema", "regex")
 MAX_GRAMMAR = 256 * 1024  # characters: a schema of this size takes a second or two to prepare
 _BLANKS = r"[\x20\x0A\x0D\x09]{1,24}"  # between JSON tokens: bounded, or a small model may go on with blanks for ever
 _SCHEMA_KEYS = frozenset(("name", "schema", "strict", "description"))
+_TRIED = 4  # tokens: a pattern too big for the library is found out by its first ones, not when it is compiled
 
 _lock = threading.Lock()
 _tokenizers: WeakKeyDictionary[TokenBytes, dict[tuple[int, tuple[int, ...]], Any]] = WeakKeyDictionary()
@@ -63,7 +65,7 @@ def grammar_of(response_format: Mapping[str, Any]) -> str | None:
         pattern = response_format["regex"]
         # Without this \d also draws digits of all scripts, more of them than Python's `re` knows.
         ascii_digits = _library().regex_to_lark(pattern, "d")
-        return _bounded(json.dumps({"grammars": [{"lark_grammar": f"start: /{ascii_digits}/"}]}))
+        return _bounded(json.dumps({"grammars": [{"lark_grammar": f"start: /{ascii_digits}/"}]}), "pattern")
     if kind == "json_schema":
         return _schema_grammar(_schema_of(response_format["json_schema"]))
     return _schema_grammar({"type": "object"}) if kind == "json_object" else None
@@ -77,23 +79,25 @@ def _schema_of(given: Any) -> Any:
         )
     if unknown := sorted(map(str, set(given) - _SCHEMA_KEYS)):
         raise InvalidInputError(f"response_format: json_schema holds {unknown}, expected {sorted(_SCHEMA_KEYS)}.")
+    if given["schema"] is False:
+        raise InvalidInputError("response_format: the schema is False, which nothing satisfies.", hint="Give another.")
     return given["schema"]
 
 
 def _schema_grammar(schema: Any) -> str:
-    if isinstance(schema, bool):
-        schema = {} if schema else {"not": {}}
+    options = {"whitespace_pattern": _BLANKS}
+    told = {**({} if schema is True else schema), "x-guidance": options}
     try:
-        options = {"whitespace_pattern": _BLANKS}
-        return _bounded(json.dumps({"grammars": [{"json_schema": {**schema, "x-guidance": options}}]}))
+        grammar = json.dumps({"grammars": [{"json_schema": told}]})
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"response_format: the schema is not JSON: {error}.") from None
+    return _bounded(grammar, "schema")
 
 
-def _bounded(grammar: str) -> str:
+def _bounded(grammar: str, what: str) -> str:
     if len(grammar) > MAX_GRAMMAR:
         raise InvalidInputError(
-            f"The grammar has {len(grammar)} characters, more than {MAX_GRAMMAR}.", hint="Give a smaller schema."
+            f"The {what} has {len(grammar)} characters, more than {MAX_GRAMMAR}.", hint="Give a smaller one."
         )
     return grammar
 
@@ -118,9 +122,11 @@ class Grammar:
         library = _library()
         self._words = -(-vocab // 32)
         limits = library.LLParserLimits(verbose_errors=False)
-        self._matcher = library.LLMatcher(_tokenizer(processor, vocab), _bounded(grammar), log_level=0, limits=limits)
+        bounded = _bounded(grammar, "grammar")
+        self._matcher = library.LLMatcher(_tokenizer(processor, vocab), bounded, log_level=0, limits=limits)
         self._check("The grammar cannot be used")
         self._next: np.ndarray | None = self._mask()
+        self._try(self._next, processor.stop_ids)
 
     @property
     def finished(self) -> bool:
@@ -146,10 +152,35 @@ class Grammar:
             raise InvalidInputError("Nothing satisfies the grammar: no token may come next.")
         return mask
 
+    def _try(self, mask: np.ndarray, stops: frozenset[int]) -> None:
+        """Take a few tokens on a copy: the first that each mask allows, which are rarely blanks."""
+        trial = self._matcher.deep_copy()
+        for _ in range(_TRIED):
+            bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+            token = next((int(t) for t in np.flatnonzero(bits) if int(t) not in stops), None)
+            if token is None:
+                return
+            trial.consume_token(token)
+            mask = np.frombuffer(trial.compute_bitmask(), np.int32)[: self._words]
+            if trial.is_error():
+                raise _unusable("The grammar cannot be used", trial.get_error())
+
     def _check(self, what: str) -> None:
         if self._matcher.is_error():
-            reason = " ".join(self._matcher.get_error().partition("<state>")[0].split())
-            raise InvalidInputError(f"{what}: {reason[:400]}", hint="Change the schema or the pattern.")
+            raise _unusable(what, self._matcher.get_error())
+
+
+def _unusable(what: str, error: str) -> InvalidInputError:
+    """The library's error in words of ours where it is one that users meet."""
+    reason = " ".join(error.partition("<state>")[0].partition("<non-verbose/>")[0].split())[:400].rstrip(".")
+    if "too many expressions" in reason or "initial lexer configuration" in reason:
+        return InvalidInputError(f"{what}: the pattern is too big.", hint="Repeat less, or bound lengths lower.")
+    if keys := re.fullmatch(r"Unimplemented keys: \[(.*)\]", reason):
+        return InvalidInputError(
+            f"{what}: the schema says {keys[1]}, which no answer can be held to here.",
+            hint="Leave it out, or say it by what is allowed: type, enum, const, properties, anyOf.",
+        )
+    return InvalidInputError(f"{what}: {reason}.", hint="Change the schema or the pattern.")
 
 
 def _tokenizer(processor: TextProcessor, vocab: int) -> Any:
@@ -171,7 +202,7 @@ class _Table:
 
     def __init__(self, processor: TextProcessor, vocab: int) -> None:
         control = processor.token_bytes.control
-        self._tokenizer = processor.tokenizer
+        self._encoder = processor.encoder
         self.bos_token_id = None
         self.eos_token_id = min(processor.stop_ids, default=vocab)
         names = {i: control[i].encode() for i in control if i < vocab}
@@ -179,7 +210,5 @@ class _Table:
         self.special_token_ids = sorted({*names, *(i for i in processor.stop_ids if i < vocab), vocab})
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """Ids of a text: which of several spellings is the tokenizer's own."""
-        plain = text if isinstance(text, str) else text.decode(errors="replace")
-        ids: list[int] = self._tokenizer.encode(plain, add_special_tokens=False).ids
-        return ids
+        """Ids of a text: which of several spellings is the tokenizer's own. Control tokens in it are letters."""
+        return self._encoder.letters(text if isinstance(text, str) else text.decode(errors="replace"))

@@ -97,10 +97,14 @@ class PromptEncoder:
             raise InvalidInputError("The prompt is empty.", hint="Give some text.")
         if special_tokens:
             return self._prompt(self._tokenizer.encode(text).ids, text, [])
+        return self._prompt(self.letters(text), text, [])
+
+    def letters(self, text: str) -> list[int]:
+        """Ids of a text with the control tokens in it spelt out as plain letters."""
         ids: list[int] = []
         for number, part in enumerate(re.split(f"({self._control.pattern})", text) if self._control else [text]):
             ids += self._plain(part) if number % 2 else self._encode(part)
-        return self._prompt(ids, text, [])
+        return ids
 
     def _guard(self, value: Any, guard: str, *, special: bool = False) -> Any:
         """The value with guards in its control tokens. special: leave marks that are not special tokens as they are."""

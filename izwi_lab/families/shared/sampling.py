@@ -20,6 +20,15 @@ from izwi_lab.families.shared.chooser import Chooser
 from izwi_lab.families.shared.nets.sampler.rules import DRAW_BITS, WEIGHT_BITS, Rules
 from izwi_lab.families.shared.tally import Tally
 
+_NUMBERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
 
@@ -46,6 +55,11 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=lambda: _NO_BIAS)
 
     def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+                raise InvalidInputError(f"Sampling: {name} must be a number, got {value!r:.80}.")
+        _check_bias(self.logit_bias)
         rules = (
             ("temperature", 0 <= self.temperature < math.inf, "a number from 0"),
             ("top_k", isinstance(self.top_k, (int, np.integer)) and self.top_k >= 0, "a whole number from 0"),
@@ -70,6 +84,19 @@ class Sampling:
         """True if logits are used as they come."""
         neutral = (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) == (1.0, 0.0, 0.0)
         return neutral and not self.logit_bias
+
+
+def _check_bias(bias: object) -> None:
+    if not isinstance(bias, Mapping):
+        raise InvalidInputError(f"Sampling: logit_bias must be a mapping of token ids to numbers, got {bias!r:.80}.")
+    for token, value in bias.items():
+        if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
+            raise InvalidInputError(
+                f"Sampling: logit_bias names a token by {token!r:.80}, expected its id.",
+                hint="model.tokenize(text, template=False).ids are the ids of a text.",
+            )
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise InvalidInputError(f"Sampling: logit_bias of token {token} must be a number, got {value!r:.80}.")
 
 
 GREEDY = Sampling()

@@ -90,6 +90,11 @@ class Sections:
         held = held.rstrip("\n") if kind is Part.THOUGHT else held
         return [(kind, held)] if held else []
 
+    @property
+    def drops_newlines(self) -> bool:
+        """True after the end of a thought or call, while newlines that come belong to its tag."""
+        return self._fresh and not self._verbatim and self.part is Part.SAID
+
     def _kind(self) -> Part:
         return Part.SAID if self.part is Part.START else self.part
 

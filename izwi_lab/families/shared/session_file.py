@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from izwi_lab.errors import CheckpointError
+from izwi_lab.errors import CheckpointError, InvalidInputError
 
 if TYPE_CHECKING:
     from izwi_lab.families.shared.steps import Session
 
 _KIND = "izwi-session-2"
 _PLAIN = ("seed", "tokens", "prompt_ids", "position", "done", "finish_reason", "max_tokens", "reach")
+
+
+def file_path(path: object) -> Path:
+    """The path of a session's file. Raises InvalidInputError for what is no path, and for a folder."""
+    if not isinstance(path, (str, Path)) or not str(path).strip():
+        raise InvalidInputError(f"A session is kept in a file, got {path!r:.80}.", hint="Give the path of one.")
+    if (file := Path(path)).is_dir():
+        raise InvalidInputError(
+            f"{file} is a folder; a session is kept in a file.", hint=f"For example {file / 'session.safetensors'}."
+        )
+    return file
 
 
 def save_session(session: Session, path: Path) -> None:

@@ -50,6 +50,12 @@ class DraftModel:
     tokens: int = 4
 
     def __post_init__(self) -> None:
+        from izwi_lab.families.shared.text_model import TextModel
+
+        if not isinstance(self.model, TextModel):
+            raise InvalidInputError(
+                f"DraftModel takes a text model, got {self.model!r:.80}.", hint="Load it: DraftModel(izwi.load(...))."
+            )
         _check("DraftModel", "tokens", self.tokens, MOST)
 
 
@@ -141,5 +147,5 @@ def _guesser(model: TextModel, session: Session, drafts: Drafts) -> Guesser:
 
 
 def _check(owner: str, name: str, value: int, most: int) -> None:
-    if not isinstance(value, int) or not 1 <= value <= most:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise InvalidInputError(f"{owner}: {name} must be a whole number from 1 to {most}, got {value!r}.")

@@ -19,7 +19,7 @@ import numpy as np
 from izwi_lab.backends.base import Backend, Native
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.chooser import Chooser
-from izwi_lab.families.shared.session_file import load_session, save_session
+from izwi_lab.families.shared.session_file import file_path, load_session, save_session
 from izwi_lab.families.shared.tally import Tally
 
 
@@ -34,7 +34,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model will read. ids: int32 [T]; `extras` holds what else a family needs (style vector, features)."""
+    """What a model will read. ids: int32 [T]; `extras` holds what else a family needs (style vector, features).
+
+    ids may be given as a list of whole numbers; anything else than whole numbers in a row raises InvalidInputError.
+    """
 
     ids: np.ndarray
     text: str = ""
@@ -42,12 +45,32 @@ class Prompt:
     spans: tuple[Span, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", _whole_ids(self.ids))
+
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
     def __repr__(self) -> str:
         shown = "|".join(self.pieces[:24]) + ("…" if len(self.pieces) > 24 else "")
         return f"Prompt({len(self)} ids, {shown or self.text[:80]!r})"
+
+
+def _whole_ids(given: Any) -> np.ndarray:
+    try:
+        ids = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # a ragged list, an array of another device
+        ids = np.empty((), object)
+    if ids.ndim == 1 and not ids.size:
+        return ids.astype(np.int32)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"Prompt: ids must be whole numbers [T], got {given!r:.80}.", hint="Expected a list or an int32 array."
+        )
+    bounds = np.iinfo(np.int32)
+    if ids.min() < bounds.min or ids.max() > bounds.max:
+        raise InvalidInputError(f"Prompt: ids go from {ids.min()} to {ids.max()}, which no vocabulary has.")
+    return ids if isinstance(given, np.ndarray) else ids.astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +157,10 @@ class Session:
         adopt: Callable[[Any], Any] | None = None,
         model: str = "",
     ) -> None:
-        if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
-            raise InvalidInputError(f"seed must be a whole number from 0, got {seed!r}.")
+        for name, value, least in (("seed", seed, 0), ("max_tokens", max_tokens, 1)):
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
+                raise InvalidInputError(f"{name} must be a whole number from {least}, or None, got {value!r:.80}.")
         self.backend = backend
         self.state = state
         self.seed = int(np.random.SeedSequence().entropy % 2**63) if seed is None else int(seed)  # type: ignore[operator]
@@ -171,21 +196,22 @@ class Session:
         """Go back to `position`: later ids are forgotten. Raises where the family cannot rewind its state."""
         if self._trim is None:
             raise InvalidInputError("This family's session cannot be trimmed.", hint="Fork it before the step to undo.")
-        if not 0 <= position <= self.position:
-            raise InvalidInputError(f"trim expects a position from 0 to {self.position}, got {position}.")
+        if not isinstance(position, (int, np.integer)) or not 0 <= position <= self.position:
+            raise InvalidInputError(f"trim expects a position from 0 to {self.position}, got {position!r:.80}.")
         self._trim(self, position)
 
     def save(self, path: str | Path) -> None:
         """Write everything to a safetensors file, from which `load` goes on exactly here, on any backend."""
-        save_session(self, Path(path))
+        save_session(self, file_path(path))
 
     def load(self, path: str | Path) -> None:
         """Become the session saved at `path`; this one must come from `session()` of the same model.
 
         Raises:
             CheckpointError: the file is no saved session, or one of another model.
+            InvalidInputError: `path` is no path of a file.
         """
-        load_session(self, Path(path), self._adopt)
+        load_session(self, file_path(path), self._adopt)
 
     @property
     def nbytes(self) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from izwi_lab.cancel import CancelToken
+from izwi_lab.cancel import CancelToken, check_cancel
 from izwi_lab.errors import Cancelled, InvalidInputError
 from izwi_lab.families.shared import answer, speculative
 from izwi_lab.families.shared.chat_options import ChatOptions
 from izwi_lab.families.shared.prompt_cache import PromptCache
 from izwi_lab.families.shared.steps import Prompt, Session, Step
+from izwi_lab.families.shared.text_session import check_step
 from izwi_lab.families.shared.truncation import fitted
 from izwi_lab.results import ChatReply, TextDelta, Timing, Usage
 
@@ -75,7 +77,7 @@ def deltas(
 
     session: one to go on from, which stays its owner's; of its max_tokens and that of the options the smaller counts.
     cache: where sessions wait for the next turn; it lends one to this answer and gets it back, also when the answer is
-    stopped or left.
+    stopped or left. An answer that must be repeatable (sampled, with a seed) borrows none.
     """
     yield from _deltas(model, prompt, options, session, cache, cancel, _Course())
 
@@ -96,6 +98,9 @@ def _deltas(
     cancel: CancelToken | None,
     course: _Course,
 ) -> Iterator[TextDelta]:
+    check_cancel(cancel)
+    if session is not None:
+        check_step(session)
     if session is not None and options.seed is not None:
         raise InvalidInputError("seed belongs to a new session; one was given.", hint="Use model.session(seed=...).")
     read = prompt if isinstance(prompt, Prompt) else _tokenized(model, prompt, options, session)
@@ -111,7 +116,9 @@ def _deltas(
         session = model.session(seed=options.seed, max_tokens=options.max_tokens)
         yield from _said(model, read, said, options, session, cancel, course)
     else:
-        session = cache.take(model, read.ids, seed=options.seed, max_tokens=options.max_tokens)
+        # A session that went on reads its prompt in other pieces, which rounds otherwise: a seed would draw otherwise.
+        give = model.session if options.repeatable else partial(cache.take, model, read.ids)
+        session = give(seed=options.seed, max_tokens=options.max_tokens)
         try:
             yield from _said(model, read, said, options, session, cancel, course, cache)
         except Exception:

@@ -77,7 +77,7 @@ class TextModel:
         self.net = None
 
     def tap(self, patterns: str | Sequence[str], *, replace: Replace | None = None) -> AbstractContextManager[Taps]:
-        """Read or replace intermediates by name, for example "layers.*.attn"."""
+        """Read or replace intermediates by name, for example "layers.*.attn". A pattern may match nothing."""
 
         def array(values: np.ndarray, like: Native) -> Native:
             return self.backend.array(values, dtype=str(like.dtype).rpartition(".")[2])
@@ -142,6 +142,7 @@ class TextModel:
             InvalidInputError: an empty prompt, an id out of range, or more ids than the context has room for.
             Cancelled: stopped by `cancel`; the session is as it was.
         """
+        text_session.check_step(session, prompt, cancel, reads=True)
         started_s = time.perf_counter()
         held = [*session.prompt_ids, *session.tokens]
         ids = np.asarray([*held[session.position :], *prompt.ids.tolist()], np.int32)  # incl. an undecoded last token
@@ -175,6 +176,8 @@ class TextModel:
 
         allowed: the only tokens that may come, int32 [ceil(V / 32)]: bit t % 32 of word t // 32; None for all.
         """
+        text_session.check_step(session)
+        text_session.check_choice(step, sampling)
         if session.tally is None:
             session.tally = Tally(self.config.vocab_size, self.backend)
         return sample_token(
@@ -247,8 +250,10 @@ class TextModel:
             InvalidInputError: fewer than two ids, an id out of range, or more than the context has room for.
             Cancelled: stopped by `cancel`.
         """
-        ids = (self.tokenize(prompt, template=False) if isinstance(prompt, str) else prompt).ids.astype(np.int32)
         session, chooser = self.session(), Chooser(self.backend)
+        read = self.tokenize(prompt, template=False) if isinstance(prompt, str) else prompt
+        text_session.check_step(session, read, cancel, reads=True)
+        ids = read.ids.astype(np.int32)
         text_session.check_prompt(session, ids, len(ids), self.config, self.variant.id)
         if len(ids) < 2:
             raise InvalidInputError("One id has nothing before it.", hint="Give at least two.")
@@ -369,7 +374,10 @@ class TextModel:
     def text_processor(self) -> TextProcessor:
         """Tokenizer and template. Raises InvalidInputError for a dummy model, which has none."""
         if self.processor is None:
-            raise InvalidInputError("A dummy model has no tokenizer.", hint="Take the steps with Prompt(ids=...).")
+            raise InvalidInputError(
+                "A dummy model has no tokenizer, which text, generate and stream need.",
+                hint="Take the steps prefill, sample and decode with Prompt(ids=[...]).",
+            )
         return self.processor
 
     def _net(self) -> Any:

@@ -46,7 +46,7 @@ class TextProcessor:
             if isinstance(messages, str):
                 return self.encoder.text(messages)  # a base model: it continues text
             raise InvalidInputError(
-                "This model has no chat template: it continues text.", hint="Give text, with template=False."
+                "This model has no chat template: it continues text.", hint="Give plain text instead of messages."
             )
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]

@@ -8,10 +8,31 @@ from typing import Any
 import numpy as np
 
 from izwi_lab.backends.base import Backend, Native
+from izwi_lab.cancel import check_cancel
 from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
-from izwi_lab.families.shared.steps import Session
+from izwi_lab.families.shared.sampling import Sampling
+from izwi_lab.families.shared.steps import Prompt, Session, Step
+
+
+def check_step(session: object, prompt: object = None, cancel: object = None, *, reads: bool = False) -> None:
+    """Raise InvalidInputError for what is no Session, no CancelToken or, where one is read, no Prompt."""
+    check_cancel(cancel)
+    if not isinstance(session, Session):
+        raise InvalidInputError(f"A Session was expected, got {session!r:.80}.", hint="Make one: model.session().")
+    if reads and not isinstance(prompt, Prompt):
+        raise InvalidInputError(
+            f"A Prompt was expected, got {prompt!r:.80}.", hint="Make one: model.tokenize(text), or Prompt(ids=[...])."
+        )
+
+
+def check_choice(step: object, sampling: object) -> None:
+    """Raise InvalidInputError for what is no Step, and for what is neither None nor a Sampling."""
+    if not isinstance(step, Step):
+        raise InvalidInputError(f"A Step was expected, got {step!r:.80}.", hint="It is what prefill and decode give.")
+    if sampling is not None and not isinstance(sampling, Sampling):
+        raise InvalidInputError(f"sampling must be a Sampling or None, got {sampling!r:.80}.")
 
 
 def check_prompt(session: Session, ids: np.ndarray, adding: int, config: DecoderConfig, name: str) -> None:
@@ -37,6 +58,9 @@ def check_ids(ids: np.ndarray, config: DecoderConfig) -> None:
 
 def say(session: Session, token: int, stops: frozenset[int], config: DecoderConfig) -> None:
     """Take `token` as said. It ends the session if it is an end token, the last allowed, or the context is full."""
+    check_step(session)
+    if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
+        raise InvalidInputError(f"A token id was expected, got {token!r:.80}.", hint="It is what sample gives.")
     if not 0 <= token < config.vocab_size:
         raise InvalidInputError(f"Token {token} is not in the vocabulary of {config.vocab_size}.")
     if session.position == 0:

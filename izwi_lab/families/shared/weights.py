@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from izwi_lab.artifacts.checkpoint import Checkpoint
-from izwi_lab.artifacts.tensors import AffineTensor, Tensor
+from izwi_lab.artifacts.tensors import AffineRows, AffineTensor, Tensor
 
 Weight = Tensor | AffineTensor
 
@@ -45,6 +45,15 @@ class Renamed(Mapping[str, Weight]):
         source, rule = self._sources[name]
         weight = self._checkpoint.read(source)
         return rule.change(weight) if rule is not None and rule.change is not None else weight
+
+    def affine_rows(self, name: str) -> AffineRows | None:
+        """A quantised weight to be read in blocks of rows; None where only `[]` gives it."""
+        source, rule = self._sources[name]
+        read = getattr(self._checkpoint, "affine_rows", None)
+        if read is None or (rule is not None and rule.change is not None):
+            return None
+        found: AffineRows | None = read(source)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)

@@ -11,7 +11,7 @@ from tiny_llama import CONTEXT, SPECIAL, TEMPLATE, TOKENS, open_model
 
 from izwi_lab.backends.mlx_backend import MLXBackend
 from izwi_lab.cancel import CancelToken
-from izwi_lab.errors import CheckpointError, InvalidInputError
+from izwi_lab.errors import ArtifactError, CheckpointError, InvalidInputError
 from izwi_lab.families.protocols import ChatModel
 from izwi_lab.families.shared.chat_template import render
 from izwi_lab.families.shared.sampling import Sampling
@@ -53,6 +53,40 @@ def test_official_folder_and_gguf_give_nearly_the_same(gguf_folder, hf_folder):
     assert steps[0][0] == steps[1][0]
     scale = np.abs(steps[1][1]).max()
     assert np.abs(steps[0][1] - steps[1][1]).max() < 0.05 * scale  # 8-bit weights against float
+
+
+def test_a_gguf_file_loads_by_its_path(gguf_folder, tmp_path, monkeypatch):
+    import izwi_lab as izwi
+
+    (file,) = gguf_folder.glob("*.gguf")
+    monkeypatch.chdir(gguf_folder)
+    for name in (file, str(file), file.name):
+        model = izwi.load(name, backend="torch")
+        assert (model.variant.id, model.variant.size_bytes) == (file.stem, file.stat().st_size)
+    assert model.generate("hi", max_tokens=3).tokens == izwi.load(gguf_folder).generate("hi", max_tokens=3).tokens
+    (tmp_path / "empty.gguf").touch()
+    for wrong, message in (
+        (tmp_path / "empty.gguf", "is empty"),
+        (tmp_path, "is empty"),
+        (tmp_path / "no.gguf", "no f"),
+    ):
+        with pytest.raises((InvalidInputError, ArtifactError), match=message):
+            izwi.load(wrong)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InvalidInputError, match=r"is a file\. Give its folder"):
+        izwi.load(tmp_path / "notes.txt")
+
+
+def test_a_seed_draws_the_same_through_the_engine_each_time(gguf_folder):
+    import izwi_lab as izwi
+
+    asked = dict(sampling=Sampling(temperature=1.3), seed=5, max_tokens=12)
+    with izwi.InferenceEngine(backend="torch") as engine:
+        said = [engine.chat("hi there", model=gguf_folder, **asked) for _ in range(2)]
+        assert engine.chat("hi there", model=gguf_folder, max_tokens=2).usage.cached_tokens
+    said.append(izwi.load(gguf_folder, backend="torch").generate("hi there", **asked))
+    assert said[0].tokens == said[1].tokens == said[2].tokens
+    assert [r.usage.cached_tokens for r in said] == [0, 0, 0]
 
 
 def test_the_second_load_reads_the_kept_tokenizer(gguf_folder, monkeypatch):
@@ -220,8 +254,9 @@ def test_dummy_takes_ids_without_a_tokenizer(monkeypatch):
         model.prefill(session, Prompt(np.arange(10, dtype=np.int32)))
         steps.append(model.decode(session, 3).numpy())
     np.testing.assert_allclose(steps[0], steps[1], atol=2e-3)
-    with pytest.raises(InvalidInputError, match="tokenizer"):
-        model.tokenize("x")
+    for call in (model.tokenize, model.generate, lambda _: model.generate(Prompt([1, 2]))):
+        with pytest.raises(InvalidInputError, match=r"tokenizer.*prefill, sample and decode with Prompt"):
+            call("x")
 
 
 def test_a_missing_weight_is_a_table(hf_folder, tmp_path):

@@ -97,15 +97,15 @@ def test_forks_and_results_are_not_written_over():
     torch.testing.assert_close(first, second)
 
 
-def test_best_token_and_open_taps():
+def test_open_taps_take_the_plain_step():
     backend, net, captures = with_graphs("lfm2")
     state = net.state()
     steps(backend, net, LONG, [50], state=state)
     with tapping("logits", numpy=backend.numpy, array=lambda v, like: v) as taps:
         steps(backend, net, LONG, [1], state=state)
     assert captures.count == 0 and "logits" in taps
-    logits = steps(backend, net, LONG, [1], state=state)[0]
-    assert captures.count == 1 and int(net.graphs._kept[-1].outputs[2]) == logits.argmax()
+    steps(backend, net, LONG, [1], state=state)
+    assert captures.count == 1
 
 
 def test_a_capture_that_fails_is_logged_once_and_the_plain_step_goes_on(caplog):

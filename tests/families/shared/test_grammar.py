@@ -120,6 +120,28 @@ def test_control_tokens_are_never_text():
     assert len(allowed(model, grammar)) > 150
 
 
+NAMED_CONTROL = {
+    "const": (schema({"const": "<|im_end|>"}), '"<|im_end|>"'),
+    "property": (
+        schema({"type": "object", "properties": {"<|im_end|>": {"const": 1}}, "required": ["<|im_end|>"],
+                "additionalProperties": False}),
+        '{"<|im_end|>":1}',
+    ),
+    "regex": (regex(r"ab<\|im_start\|>x"), "ab<|im_start|>x"),
+    "mark": (regex("a<think>b"), "a<think>b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED_CONTROL)
+def test_control_tokens_that_a_grammar_spells_are_letters(wild, name):
+    held, text = NAMED_CONTROL[name]
+    for model in wild.values():
+        reply = model.generate("x", response_format=held, sampling=HOT, seed=2, max_tokens=200, thinking=False)
+        said = reply.text if held["type"] == "regex" else json.dumps(json.loads(reply.text), separators=(",", ":"))
+        assert (said, reply.finish_reason) == (text, "stop")
+        assert not set(reply.tokens[:-1]) & set(model.processor.token_bytes.control)
+
+
 def test_the_grammar_begins_after_the_thought():
     model = says(qwen(), "<think>\nno number\n</think>42")
     reply = model.generate("x", response_format=regex(r"\d\d"))
@@ -162,12 +184,15 @@ UNUSABLE = {
     "empty range": (schema({"type": "integer", "minimum": 5, "maximum": 3}), "cannot be used.*minimum"),
     "two types": (schema({"allOf": [{"type": "string"}, {"type": "number"}]}), "Unsatisfiable"),
     "a required false": (schema({"type": "object", "properties": {"a": False}, "required": ["a"]}), "Unsatisfiable"),
-    "false": (schema(False), "cannot be used"),
+    "false": (schema(False), "is False, which nothing"),
     "unknown type": (schema({"type": "objekt"}), "cannot be used"),
-    "not kept by the library": (schema({"not": {"type": "string"}}), "cannot be used.*not"),
+    "not kept by the library": (schema({"not": {"type": "string"}}), 'cannot be used.*says "not".*Leave it out'),
+    "too big": (regex("a{1000000}"), "pattern is too big"),
+    "too big later": (schema({"type": "string", "pattern": "^ba{1000000}$"}), "pattern is too big"),
+    "too long": (regex("x" * 300_000), "^The pattern has 300045 characters, more than 262144. Give a smaller one.$"),
     "no such reference": (schema({"$ref": "#/$defs/x"}), "cannot be used"),
     "somewhere else": (schema({"$ref": "http://localhost/x.json"}), "cannot be used"),
-    "too large": (schema(ENDLESS), "more than"),
+    "too large": (schema(ENDLESS), r"^The schema has \d+ characters, more than \d+\. Give a smaller one\.$"),
     "too deep": (schema(json.loads('{"items":' * 300 + "{}" + "}" * 300)), "cannot be used|not JSON"),
     "no value of JSON": (schema({"const": {1, 2}}), "not JSON"),
 }

@@ -78,10 +78,14 @@ def test_a_conversation_reads_only_what_is_new(model, max_tokens):
         assert read <= new, "the turn before was read again"
 
 
-def test_draws_are_the_same_with_and_without(model):
-    hot = Sampling(temperature=1.2, repetition_penalty=1.2)
-    runs = [converse(model, cache, TURNS, max_tokens=20, sampling=hot, seed=4) for cache in (PromptCache(ROOM), None)]
-    assert [r.tokens for r, _ in runs[0]] == [r.tokens for r, _ in runs[1]]
+def test_draws_of_a_seed_are_the_same_again_and_read_everything(model):
+    hot, cache = Sampling(temperature=1.2, repetition_penalty=1.2), PromptCache(ROOM)
+    runs = [converse(model, kept, TURNS, max_tokens=20, sampling=hot, seed=4) for kept in (cache, cache, None)]
+    assert [r.tokens for r, _ in runs[0]] == [r.tokens for r, _ in runs[1]] == [r.tokens for r, _ in runs[2]]
+    assert all(r.usage.cached_tokens == 0 for run in runs for r, _ in run)
+    said = [user(TURNS[0])]
+    assert model.generate(said, cache=cache, max_tokens=3, seed=4).usage.cached_tokens, "greedy draws nothing"
+    assert model.generate(said, cache=cache, max_tokens=3, sampling=hot).usage.cached_tokens, "no seed, no promise"
 
 
 def test_an_answer_that_history_rewrites_is_read_again_from_where_it_differs(model):

@@ -18,6 +18,8 @@ from izwi_lab.artifacts.gguf_blocks import affine as from_blocks
 from izwi_lab.artifacts.quantise import affine
 from izwi_lab.artifacts.tensors import AffineTensor, pack_codes
 from izwi_lab.backends import native
+from izwi_lab.backends.loading import Unread
+from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.families.shared.nets.quant import mlx_net, native_torch, packed_torch, torch_net
 from izwi_lab.families.shared.nets.quant.layout import Form, form_for
 from izwi_lab.families.shared.nets.quant.panels_torch import Panels
@@ -227,6 +229,20 @@ def test_without_a_compiler_layers_pack_int4_and_an_embedding_still_has_its_rows
     np.testing.assert_allclose(table(torch.tensor([149]))[0], weight.float32()[149], atol=1e-6)
     assert torch.equal(table.as_linear(x), linear(x))
     assert isinstance(torch_net.AffineLinear(MATRICES["Q6_K"], "cpu", torch.float32, None).held, Rows)
+
+
+def test_a_load_without_kernels_warns_once_and_says_what_serves(monkeypatch, caplog):
+    monkeypatch.setattr(native_torch, "library", lambda: None)
+    monkeypatch.setattr(native_torch.native, "status", lambda: {"decoder": "building", "affine": "ready"})
+    monkeypatch.setattr(native_torch.native, "known", lambda: {"decoder": "not compiled yet", "affine": "compiled"})
+    net = torch.nn.ModuleDict({n: torch.nn.Linear(768, 150, bias=False) for n in ("a", "b")})
+    weights = {f"{n}.weight": MATRICES["8 bits around zero"] for n in net}
+    with caplog.at_level("INFO"):
+        torch_net.use_affine(net, Unread(weights, list(weights)), TorchBackend("cpu", "float32"))
+    assert isinstance(net["b"].held, packed_torch.PackedCPU)
+    (record,) = [r for r in caplog.records if "packed int4" in r.message]
+    assert record.levelname == "WARNING" and "bfloat16" in record.message
+    assert "decoder: still compiling after 60 s" in record.message
 
 
 class Wrong(torch.nn.Module):

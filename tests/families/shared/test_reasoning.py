@@ -88,6 +88,17 @@ def test_logprobs_are_those_of_content():
     assert [p.text for p in plain.logprobs] == list("Blue.") and plain.logprobs[0].top == ()
 
 
+def test_newlines_between_thought_and_answer_have_no_logprobs():
+    model = says(qwen(), "<think>\nHm.\n</think>\n\nBlue.\n\nRed.")
+    reply = model.generate("x", logprobs=0)
+    assert reply.text == "Blue.\n\nRed." == "".join(p.text for p in reply.logprobs)
+    deltas = list(model.stream("x", logprobs=0))
+    assert "".join(d.logprob.text for d in deltas if d.logprob) == reply.text
+    held = {"type": "regex", "regex": r"\n\d"}
+    verbatim = says(qwen(), "<think>\nhm</think>\n7").generate("x", logprobs=0, response_format=held)
+    assert verbatim.text == "\n7" == "".join(p.text for p in verbatim.logprobs)
+
+
 def test_thinking_is_asked_of_the_template():
     model = qwen()
     on, off, left = (model.tokenize("x", thinking=t).text for t in (True, False, None))

@@ -90,9 +90,38 @@ def test_a_model_without_a_template_continues_text_and_refuses_messages(folders,
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
     model = open_family("gemma3", tmp_path)
     assert model.tokenize("On and").ids.tolist() == model.tokenize("On and", template=False).ids.tolist()
-    with pytest.raises(InvalidInputError, match="template=False"):
+    with pytest.raises(InvalidInputError, match="plain text instead of messages"):
         model.tokenize([{"role": "user", "content": "On and"}])
 
 
 def test_the_cases_cover_every_family():
     assert {family for family, *_ in CASES.values()} == set(FAMILIES)
+
+
+# A list of that length would be made before anything noticed; the rest would be an error of Python's.
+HOSTILE = {
+    "num_hidden_layers": 100_000_000_000,
+    "hidden_size": -1,
+    "num_attention_heads": 0,
+    "max_position_embeddings": 0,
+    "vocab_size": 1 << 40,
+    "head_dim": 1 << 40,
+    "layer_types": 7,
+    "rope_theta": 1e300,
+}
+
+
+HOSTILE_CASES = [(n, f) for n in FAMILIES for f in HOSTILE if n == "llama" or f != "rope_theta"]
+
+
+@pytest.mark.parametrize(("name", "field"), [case for case in HOSTILE_CASES if case != ("llama", "layer_types")])
+def test_sizes_that_no_model_has(folders, name, field, tmp_path):
+    absent = {"num_hidden_layers": "layer_types", "rope_theta": "rope_parameters"}.get(field, "unused")
+    shown = {"max_position_embeddings": "max_positions"}.get(field, field)
+    with pytest.raises(CheckpointError, match=rf"says .* for '?{shown}"):
+        open_family(name, changed(folders[name], tmp_path, **{absent: None, field: HOSTILE[field]}))
+
+
+def test_layer_types_that_do_not_fit_are_said_plainly(folders, tmp_path):
+    with pytest.raises(CheckpointError, match=r"lists 1 layer types for \d+ layers\.$"):
+        open_family("qwen3", changed(folders["qwen3"], tmp_path, layer_types=["full_attention"]))

@@ -13,7 +13,7 @@ from family_checkpoints import CASES, LFM2_TYPES, SPECIAL, TEMPLATE, random_mode
 from gguf import GGMLQuantizationType as Q
 
 # A "K_M" file mixes types as llama.cpp does; a block of a K type is 256 values, so its model is wider.
-KINDS = ("Q4_0", "Q8_0", "F16", "BF16", "K_M")
+KINDS = ("Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "K_M")
 WIDER = dict(hidden_size=256, num_attention_heads=8, num_key_value_heads=4)
 _K_M = {"attn_v": Q.Q5_0, "ffn_down": Q.Q6_K, "ffn_gate": Q.Q5_K, "ffn_up": Q.Q5_K, "token_embd": Q.Q8_0}
 _PARTS = {

@@ -11,6 +11,18 @@ from izwi_lab.errors import CheckpointError
 
 FULL, SLIDING, CONV = "full_attention", "sliding_attention", "conv"
 BUCKET = 128  # positions; caches grow to whole buckets
+# Far above every published model: a config.json that says more is damaged or hostile, and is refused before lists of
+# that length are made.
+MOST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_layers": 1024,
+    "num_heads": 1 << 14,
+    "num_kv_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "max_positions": 1 << 30,
+}
 CONV_RING = 64  # positions whose inputs a conv layer keeps: more than it needs, so that a session can be rewound
 
 
@@ -58,10 +70,12 @@ class DecoderConfig:
     conv_bias: bool = False
 
     def __post_init__(self) -> None:
-        heads = ("num_heads", "num_kv_heads", "head_dim")
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers", *heads, "max_positions"):
-            if getattr(self, name) < 1:
-                raise CheckpointError(f"The config says {getattr(self, name)} for {name}.", hint="Expected at least 1.")
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise CheckpointError(
+                    f"The config says {str(value)[:60]} for {name}.", hint=f"Expected a whole number from 1 to {most}."
+                )
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise CheckpointError(
                 f"The config has {self.num_heads} heads, {self.num_kv_heads} key heads and head_dim {self.head_dim}.",
@@ -73,11 +87,12 @@ class DecoderConfig:
             object.__setattr__(self, "layer_types", (FULL,) * self.num_layers)
         if not self.attn_scale:
             object.__setattr__(self, "attn_scale", self.head_dim**-0.5)
-        kinds = {CONV, *(kind for kind, _ in self.ropes)}
-        if len(self.layer_types) != self.num_layers or not set(self.layer_types) <= kinds:
+        if len(self.layer_types) != self.num_layers:
+            raise CheckpointError(f"The config lists {len(self.layer_types)} layer types for {self.num_layers} layers.")
+        ropes = [kind for kind, _ in self.ropes]
+        if unknown := set(self.layer_types) - {CONV, *ropes}:
             raise CheckpointError(
-                f"The config lists {len(self.layer_types)} layer types {sorted(set(self.layer_types))} "
-                f"for {self.num_layers} layers and ropes for {sorted(kinds)}."
+                f"The config has layers of the types {sorted(unknown)[:5]}.", hint=f"It has ropes for {ropes}."
             )
         if SLIDING in self.layer_types and self.window < 1:
             raise CheckpointError("The config has sliding layers but no sliding window.")
@@ -114,8 +129,13 @@ def rope(head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None) 
     Kinds: default, linear (positions divided by factor), llama3 (Llama 3.1: low frequencies divided, a smooth middle).
 
     Raises:
-        CheckpointError: another kind.
+        CheckpointError: another kind, or a width or base that no rope has.
     """
+    if not 2 <= head_dim <= MOST["head_dim"] or not 0 < theta < math.inf:
+        raise CheckpointError(
+            f"The config has a rope of {head_dim} dimensions to the base {theta}.",
+            hint=f"Expected 2 to {MOST['head_dim']} dimensions and a positive base.",
+        )
     base = [theta ** (-i / head_dim) for i in range(0, head_dim, 2)]
     scaling = scaling or {}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"

@@ -84,14 +84,13 @@ class FixedPiece:
 def fixed_step(
     net: Any, frequencies: Frequencies, state: dict[str, Any], token: torch.Tensor, at: torch.Tensor
 ) -> Outputs:
-    """Token [1, 1] at position `at` [1], both int64 on the device -> logits [1, V], hidden [1, D], best token [1].
+    """Token [1, 1] at position `at` [1], both int64 on the device -> logits [1, V], hidden [1, D].
 
     Reads no number from the device, so it can be captured. state["length"] is neither read nor changed.
     """
     x = net.embed(token)
     x = net.through(x, FixedPiece(net.config, state, x, frequencies, at))[:, -1]
-    logits = net.head(x)
-    return logits, x, logits.argmax(dim=-1)
+    return net.head(x), x
 
 
 class Held(list[Any]):
@@ -174,7 +173,7 @@ class Graphs:
         graph.at.fill_(position)
         graph.replay()
         state["length"] = position + 1
-        logits, hidden, _ = graph.outputs
+        logits, hidden = graph.outputs
         return logits.clone(), hidden.clone()  # a Step outlives the next replay
 
     def _graph_for(self, state: dict[str, Any]) -> Captured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from izwi_lab.backends import native
 SCALE_TYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.uint8: 3}  # uint8: steps and integers
 WAIT_S = 60.0  # a build takes some 10 s; a load waits for it so that the layout of the weights is chosen once
 _RETRY_S = 0.5
+_log = logging.getLogger(__name__)
 _library: ctypes.CDLL | None = None
 _kernels: ctypes.CDLL | None = None
 _asked_s = float("-inf")
@@ -56,11 +58,30 @@ def available() -> bool:
     """True when affine matrices can be laid out for the compiled kernels. Waits for a build, WAIT_S at most."""
     global _asked_s
     if _kernels is None or _library is None:
+        end_s = time.monotonic() + WAIT_S
         native.library("affine")  # both builds run at once
-        native.library("decoder", wait=WAIT_S)
-        native.library("affine", wait=WAIT_S)
+        for name in ("decoder", "affine"):
+            native.library(name, wait=max(0.001, end_s - time.monotonic()))
         _asked_s = float("-inf")
     return library() is not None and kernels() is not None
+
+
+def available_to_a_load() -> bool:
+    """As `available`, asked once for a whole net; says in the log what serves instead."""
+    if available():
+        return True
+    known = native.known()
+    states = {n: known[n] for n in ("decoder", "affine") if known[n] != "compiled"}
+    late = {n: f"still compiling after {WAIT_S:.0f} s" for n in states if native.status().get(n) == "building"}
+    level = logging.INFO if all(s.startswith("off") for s in states.values()) and states else logging.WARNING
+    _log.log(
+        level,
+        "The compiled kernels do not serve this model's quantised weights; packed int4 does (activations and scales "
+        "in bfloat16: less accurate and slower), and blocks expanded as needed where that has no form. Why: %s. Load "
+        "the model again once they are compiled; see `izwi-lab status`.",
+        "; ".join(f"{n}: {s}" for n, s in {**states, **late}.items()) or "they were not ready in time",
+    )
+    return False
 
 
 def kernels() -> ctypes.CDLL | None:

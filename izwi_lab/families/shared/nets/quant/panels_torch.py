@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import nn
 
-from izwi_lab.artifacts.tensors import AffineTensor, Steps
+from izwi_lab.artifacts.tensors import AffineRows, AffineTensor, Steps
 from izwi_lab.families.shared.nets.quant import native_torch
 
 LANES = 16
@@ -21,12 +24,13 @@ class Panels(nn.Module):  # type: ignore[misc]
     where all are -2^(bits - 1) * scale.
     """
 
-    def __init__(self, weight: AffineTensor) -> None:
+    def __init__(self, weight: AffineTensor | AffineRows) -> None:
         super().__init__()
         self.rows, self.cols = weight.shape
         self.bits, self.group_size = weight.bits, weight.group_size
-        self.register_buffer("q", _packed(weight))
-        scales, biases = _scale_buffers(weight)
+        q, parts = _packed(weight)
+        self.register_buffer("q", q)
+        scales, biases = _scale_buffers(parts, weight.bits)
         self.register_buffer("scales", scales)
         self.register_buffer("biases", biases)
         self._matrix = self.descriptor()
@@ -48,32 +52,68 @@ class Panels(nn.Module):  # type: ignore[misc]
         return native_torch.lookup(lib, self._matrix, ids).to(dtype)
 
 
-def _packed(weight: AffineTensor) -> torch.Tensor:
+class _Scales(NamedTuple):
+    """What a block of rows has beside its codes; see AffineTensor. biases: None for -2^(bits - 1) * scale."""
+
+    scales: np.ndarray
+    biases: np.ndarray | None
+    scale_steps: Steps | None
+    bias_steps: Steps | None
+
+
+def _packed(weight: AffineTensor | AffineRows) -> tuple[torch.Tensor, list[_Scales]]:
     lib = native_torch.kernels()
     assert lib is not None, "panels are made only where the kernels are"
-    rows, words = weight.q.shape
+    rows, words = weight.shape[0], weight.shape[1] * weight.bits // 32
     out = torch.empty((-(-rows // LANES), words, LANES), dtype=torch.int32)
     step = max(1, _BLOCK_WORDS // (words * LANES))
+    scales = []
     for panel in range(0, out.shape[0], step):
-        part = np.ascontiguousarray(weight.q[panel * LANES : (panel + step) * LANES])
+        block = weight.rows(slice(panel * LANES, (panel + step) * LANES))
+        part = np.ascontiguousarray(block.q)
         lib.izwi_affine_pack(part.ctypes.data, len(part), weight.shape[1], weight.bits, out[panel].data_ptr())
-    return out
+        centred = np.array_equal(block.biases, _middles(block.scales, block.bits))
+        biases = None if centred else _narrow(block.biases)
+        scales.append(_Scales(_narrow(block.scales), biases, block.scale_steps, block.bias_steps))
+    return out, scales
 
 
-def _scale_buffers(weight: AffineTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    centred = np.array_equal(weight.biases, weight.scales * weight.scales.dtype.type(-(1 << (weight.bits - 1))))
-    steps, bias_steps = weight.scale_steps, weight.bias_steps
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """As float16 where that is exact: those of all blocks are held until the last is packed."""
+    return values.astype(np.float16) if _exact(values, torch.float16) else values
+
+
+def _middles(scales: np.ndarray, bits: int) -> np.ndarray:
+    return np.asarray(scales * scales.dtype.type(-(1 << (bits - 1))))
+
+
+def _joined(parts: Sequence[Steps | None]) -> Steps | None:
+    found = [p for p in parts if p is not None]  # all of a matrix, or none
+    if len(found) < 2:
+        return found[0] if found else None
+    return Steps(np.concatenate([p.ints for p in found]), np.concatenate([p.steps for p in found]))
+
+
+def _scale_buffers(parts: Sequence[_Scales], bits: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    centred = all(p.biases is None for p in parts)
+    steps, bias_steps = _joined([p.scale_steps for p in parts]), _joined([p.bias_steps for p in parts])
     if steps is not None and (bias_steps is not None or centred):
         return _stepped(steps), None if centred or bias_steps is None else _stepped(bias_steps)
-    kept = [weight.scales] if centred else [weight.scales, weight.biases]
+    blocks = [[p.scales for p in parts]]
+    if not centred:  # in float32: -2^(bits - 1) times a float16 may not be one
+        wide = [_middles(p.scales.astype(np.float32), bits) if p.biases is None else p.biases for p in parts]
+        blocks.append([_narrow(b) for b in wide])
+    kept = [b[0] if len(b) == 1 else np.concatenate(b) for b in blocks]  # float16 and float32 join as float32, exactly
     dtype = next(d for d in (torch.float16, torch.bfloat16, torch.float32) if all(_exact(v, d) for v in kept))
-    narrow = [torch.from_numpy(_panels(v.astype(np.float32))).to(dtype) for v in kept]
+    narrow = [torch.from_numpy(_panels(v)).to(dtype) for v in kept]
     return narrow[0], None if centred else narrow[1]
 
 
 def _exact(values: np.ndarray, dtype: torch.dtype) -> bool:
     if values.dtype == np.float16:
-        return bool(dtype != torch.bfloat16)
+        if dtype != torch.bfloat16:
+            return True
+        values = values.astype(np.float32)
     if dtype == torch.bfloat16:
         return not bool((np.ascontiguousarray(values).view(np.uint32) & 0xFFFF).any())
     with np.errstate(over="ignore"):
