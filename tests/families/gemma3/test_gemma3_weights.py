@@ -68,7 +68,7 @@ def test_mlx_gives_the_same_tokens(local):
 def test_a_base_model_takes_text_and_no_messages(gemma):
     assert gemma.text_processor().template is None
     assert gemma.text_processor().stop_ids == {1, 106}
-    with pytest.raises(InvalidInputError, match="template=False"):
+    with pytest.raises(InvalidInputError, match="Give plain text instead of messages"):
         gemma.tokenize([{"role": "user", "content": "Hello."}])
 
 

@@ -38,7 +38,7 @@ def test_an_answer_ends_where_the_files_and_the_family_say(folder):
 
 def test_the_template_is_found_wherever_it_is(folder):
     said = []
-    with pytest.raises(InvalidInputError, match="template=False"):
+    with pytest.raises(InvalidInputError, match="Give plain text instead of messages"):
         from_folder(folder, {}).tokenize(TURNS, template=True)
     write(folder, "tokenizer_config", chat_template=TEMPLATE)
     said.append(from_folder(folder, {}).template)
