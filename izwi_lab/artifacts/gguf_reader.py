@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from izwi_lab.artifacts import mapped
 from izwi_lab.artifacts.gguf_blocks import AFFINE, affine, expanded
 from izwi_lab.artifacts.gguf_header import Cursor, Field, read_fields
 from izwi_lab.artifacts.tensors import AffineRows, AffineTensor, Tensor
@@ -85,7 +86,7 @@ class GGUFCheckpoint:
         return self._entry(name).type
 
     def read(self, name: str) -> Tensor | AffineTensor:
-        """The tensor; quantised blocks are unpacked into own memory and their pages of the file let go.
+        """The tensor; quantised blocks and small tensors get memory of their own and their pages are let go.
 
         Raises:
             CheckpointError: no such tensor, or the checkpoint is closed.
@@ -95,14 +96,18 @@ class GGUFCheckpoint:
         raw = np.frombuffer(self._map, np.uint8, entry.nbytes, entry.start)
         if plain := _PLAIN.get(entry.type):
             stored, dtype = plain
-            return Tensor(raw.view(stored).reshape(entry.shape), dtype)
-        out: Tensor | AffineTensor
-        if entry.type in AFFINE:
+            values = raw.view(stored).reshape(entry.shape)
+            if entry.nbytes > mapped.SMALL:
+                return Tensor(values, dtype)
+            values = values.copy()
+            values.flags.writeable = False  # as a view of the file is
+            out: Tensor | AffineTensor = Tensor(values, dtype)
+        elif entry.type in AFFINE:
             out = affine(entry.type, raw, entry.shape)
         else:
             out = expanded(raw, entry.type_id, entry.shape)
         del raw
-        self._release(entry.start, entry.nbytes)
+        mapped.release(self._map, entry.start, entry.nbytes)
         return out
 
     def affine_rows(self, name: str) -> AffineRows | None:
@@ -119,7 +124,7 @@ class GGUFCheckpoint:
             at, nbytes = entry.start + start * row_bytes, (stop - start) * row_bytes
             raw = np.frombuffer(self._map, np.uint8, nbytes, at)
             block = affine(entry.type, raw, (stop - start, width))
-            self._release(at, nbytes)
+            mapped.release(self._map, at, nbytes)
             return block
 
         return AffineRows((rows, width), bits, group, read)
@@ -141,14 +146,6 @@ class GGUFCheckpoint:
         if self._map.closed:
             raise CheckpointError(f"The checkpoint {self.path.name} is closed.", hint="Open it again.")
         return self._entry(name)
-
-    def _release(self, at: int, nbytes: int) -> None:
-        # Mapped pages count as this process's memory until they are dropped; they are not needed again.
-        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-            start = math.ceil(at / mmap.PAGESIZE) * mmap.PAGESIZE
-            length = at + nbytes - start
-            if length > 0:
-                self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
 
 class _Metadata(Mapping[str, Any]):

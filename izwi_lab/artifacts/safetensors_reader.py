@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import mmap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from izwi_lab.artifacts import mapped
 from izwi_lab.artifacts.mlx_packing import Triplet, assemble, find_triplets
 from izwi_lab.artifacts.safetensors_header import Entry, read_header
 from izwi_lab.artifacts.tensors import AffineRows, AffineTensor, Tensor
@@ -104,16 +103,8 @@ class SafetensorsCheckpoint:
         row_bytes = entry.nbytes // entry.shape[0]
         at, nbytes = entry.start + start * row_bytes, (stop - start) * row_bytes
         raw = np.asarray(self._maps[path])[at : at + nbytes].copy()
-        self._release(path, at, nbytes)
+        mapped.release(self._maps[path].base, at, nbytes)
         return _typed(raw, entry.dtype, (stop - start, *entry.shape[1:]))
-
-    def _release(self, path: Path, at: int, nbytes: int) -> None:
-        # Mapped pages count as this process's memory until they are dropped.
-        mapped: object = self._maps[path].base
-        if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-            start = math.ceil(at / mmap.PAGESIZE) * mmap.PAGESIZE
-            if at + nbytes > start:
-                mapped.madvise(mmap.MADV_DONTNEED, start, at + nbytes - start)
 
     def close(self) -> None:
         """Let go of the maps; arrays already read keep theirs alive."""
@@ -133,8 +124,11 @@ class SafetensorsCheckpoint:
     def _stored(self, name: str) -> Tensor:
         entry, path = self._opened(name)
         raw = np.asarray(self._maps[path])[entry.start : entry.start + entry.nbytes]
-        if entry.start % np.dtype(_numpy_type(entry.dtype)).itemsize:
-            raw = raw.copy()  # the format allows odd offsets; frameworks want aligned memory
+        odd = entry.start % np.dtype(_numpy_type(entry.dtype)).itemsize  # allowed, but frameworks want aligned memory
+        if odd or entry.nbytes <= mapped.SMALL:
+            raw = raw.copy()
+            raw.flags.writeable = False  # as a view of the file is
+            mapped.release(self._maps[path].base, entry.start, entry.nbytes)
         return _typed(raw, entry.dtype, entry.shape)
 
     def _opened(self, name: str) -> tuple[Entry, Path]:
