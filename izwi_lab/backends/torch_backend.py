@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.overrides
 
-from izwi_lab import settings
 from izwi_lab.artifacts.tensors import AffineTensor, Tensor
 from izwi_lab.backends import host
 from izwi_lab.backends.loading import AFFINE_PARTS, check_names, random_weight, split
@@ -23,12 +22,12 @@ _threads_chosen = False
 
 
 def choose_threads() -> None:
-    """Set torch's CPU threads once per process: IZWI_NUM_THREADS or the configuration file, else the usable cores."""
+    """Set torch's CPU threads once per process, as `host.threads` says."""
     global _threads_chosen
     with _threads_once:
         if _threads_chosen:
             return
-        torch.set_num_threads(settings.load().threads or host.cores())
+        torch.set_num_threads(host.threads())
         _threads_chosen = True
 
 

@@ -5,9 +5,13 @@ held in the compute dtype where that loses nothing (a bfloat16 checkpoint comput
 the product is float32 until it is rounded to the compute dtype. On the CPU they are always float32: MLX's own sums of
 bfloat16 lose 3 % there and take ten times as long. A matrix in groups of 16, which MLX does not have, is expanded to
 the compute dtype at load.
+
+On the CPU MLX computes a product on one thread: the rows of a matrix are shared out among streams, one for each core.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,12 +19,17 @@ import numpy as np
 
 from izwi_lab.artifacts.tensors import AffineTensor
 from izwi_lab.backends.loading import Unread
+from izwi_lab.backends.streams_mlx import shares, spare
 from izwi_lab.errors import CheckpointError
 
 GROUPS = (32, 64, 128)  # what mx.quantized_matmul takes
 _BLOCK_VALUES = 1 << 22  # values expanded at once: 16 MB of floats
 _PRODUCT_VALUES = 1 << 24  # the largest matrix expanded for one product
 _PRODUCT_TOKENS = 8  # on the CPU expanding pays from so many tokens on: 2.5 times faster at 128
+_SHARE_VALUES = 1 << 16  # the smallest part of a matrix for a stream of its own: 60 us of work for one token
+
+Stream = mx.ThreadLocalStream | None  # None: the one in use
+Part = tuple[Stream, mx.array, mx.array, mx.array]  # q, scales and biases of some rows
 
 
 class Affine(nn.Module):
@@ -37,6 +46,7 @@ class Affine(nn.Module):
         if self.group_size in GROUPS:
             self.q = mx.array(np.ascontiguousarray(weight.q))
             self.scales, self.biases = held(weight, mx.float32 if device == "cpu" else dtype)
+            self._parts = shared_out(self.q, self.scales, self.biases, self.group_size, device)
         else:
             self.expanded = expand(weight, dtype)
 
@@ -44,13 +54,15 @@ class Affine(nn.Module):
         """X [..., cols] -> [..., rows]."""
         if "expanded" in self:
             return x @ self.expanded.T
+        y = [self._part(x, *part) for part in self._parts]
+        return (y[0] if len(y) == 1 else mx.concatenate(y, axis=-1)).astype(x.dtype)
+
+    def _part(self, x: mx.array, stream: Stream, q: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
+        form = {"group_size": self.group_size, "bits": self.bits, "stream": stream}
         if self._expands and x.size >= _PRODUCT_TOKENS * self.cols:
-            w = mx.dequantize(self.q, self.scales, self.biases, group_size=self.group_size, bits=self.bits)
-            return (x.astype(w.dtype) @ mx.contiguous(w.T)).astype(x.dtype)
-        y = mx.quantized_matmul(
-            x, self.q, self.scales, self.biases, transpose=True, group_size=self.group_size, bits=self.bits
-        )
-        return y.astype(x.dtype)
+            w = mx.dequantize(q, scales, biases, **form)
+            return mx.matmul(x.astype(w.dtype), mx.contiguous(w.T, stream=stream), stream=stream)
+        return mx.quantized_matmul(x, q, scales, biases, transpose=True, **form)
 
     def lookup(self, ids: mx.array, dtype: mx.Dtype) -> mx.array:
         """Rows by number: ids [...] -> [..., cols]."""
@@ -58,6 +70,19 @@ class Affine(nn.Module):
             return self.expanded[ids]
         q, scales, biases = self.q[ids], self.scales[ids], self.biases[ids]
         return mx.dequantize(q, scales, biases, group_size=self.group_size, bits=self.bits).astype(dtype)
+
+
+def shared_out(q: mx.array, scales: mx.array, biases: mx.array, group_size: int, device: str) -> list[Part]:
+    """The stream and the rows of each part of a matrix: views, of which the first is for the stream in use."""
+    count = shares(scales.size * group_size, _SHARE_VALUES) if device == "cpu" else 1
+    if count == 1:
+        return [(None, q, scales, biases)]
+    edges = [q.shape[0] * i // count for i in range(count + 1)]
+    rows = [slice(*edge) for edge in pairwise(edges)]
+    streams = (None, *spare())
+    parts = [(stream, q[r], scales[r], biases[r]) for stream, r in zip(streams, rows, strict=False)]
+    mx.eval(parts)  # no array may wait for the thread that loads
+    return parts
 
 
 def held(weight: AffineTensor, dtype: mx.Dtype) -> list[mx.array]:
