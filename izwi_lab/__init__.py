@@ -23,6 +23,7 @@ _HOME = {
     "InferenceEngine": "izwi_lab.runtime.service",
     "quantize": "izwi_lab.families.shared.quantise",
     "Audio": "izwi_lab.audio",
+    "Voice": "izwi_lab.families.qwen3_tts.voice",
     "Prompt": "izwi_lab.families.shared.steps",
     "Sampling": "izwi_lab.families.shared.sampling",
     "CancelToken": "izwi_lab.cancel",

@@ -8,6 +8,7 @@ from izwi_lab.audio import Audio as Audio
 from izwi_lab.backends.detect import devices as devices
 from izwi_lab.cancel import CancelToken as CancelToken
 from izwi_lab.errors import IzwiError as IzwiError
+from izwi_lab.families.qwen3_tts.voice import Voice as Voice
 from izwi_lab.families.shared.quantise import quantize as quantize
 from izwi_lab.families.shared.sampling import Sampling as Sampling
 from izwi_lab.families.shared.speculative import DraftModel as DraftModel

@@ -13,7 +13,7 @@ import izwi_lab
 
 NAMES = [
     *("__version__", "load", "speak", "transcribe", "chat", "engine", "devices", "InferenceEngine", "quantize"),
-    "Audio",
+    *("Audio", "Voice"),
     *(
         "Prompt",
         "Sampling",
@@ -43,7 +43,8 @@ SIGNATURES = {
         "model, *, backend='auto', device=None, dtype=None, load_format='auto', download=True, progress=None"
     ),
     "izwi_lab.runtime.api:speak": (
-        "text, *, voice=None, language=None, speed=1.0, model=None, seed=None, cancel=None, timeout_s=None"
+        "text, *, voice=None, language=None, speed=1.0, instruct=None, reference=None, transcript=None, model=None, "
+        "seed=None, cancel=None, timeout_s=None"
     ),
     "izwi_lab.runtime.api:transcribe": (
         "audio, *, language=None, task='transcribe', prompt=None, word_times=False, temperature=0.0, model=None, "
@@ -74,6 +75,11 @@ SIGNATURES = {
     "izwi_lab.families.shared.text_model:TextModel.tokenize": (
         "self, messages, *, template=True, tools=(), thinking=None"
     ),
+    "izwi_lab.families.qwen3_tts.voice:Voice": ("name, embedding, codes=None, transcript='', language='', source=''"),
+    "izwi_lab.families.qwen3_tts.voice:Voice.save": "self, path",
+    "izwi_lab.families.qwen3_tts.voice:Voice.load": "path",
+    "izwi_lab.families.qwen3_tts.voice:Voice.saved": "folder",
+    "izwi_lab.families.qwen3_tts.voice:Voice.vector_only": "self",
     "izwi_lab.families.shared.quantise:quantize": "model, *, bits=4, group_size=64",
     "izwi_lab.backends.detect:devices": "",
     "izwi_lab.backends.detect:survey": "",

@@ -13,7 +13,7 @@ _NORMAL = 1  # llama.cpp's type of an ordinary token
 _SPACE = "\u2581"  # what SentencePiece writes for a space
 
 # The pattern of Qwen2 (and of llama.cpp's "qwen2"): numbers one digit at a time.
-_QWEN2 = (
+QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # Llama 3's: numbers up to three digits at a time.
@@ -51,7 +51,7 @@ def byte_level(tokens: Sequence[str], metadata: Mapping[str, Any]) -> Any:
         if kind == "qwen2":
             tokenizer.normalizer = normalizers.NFC()
         parts = [
-            pre_tokenizers.Split(Regex(_QWEN2 if kind == "qwen2" else _LLAMA3), "isolated"),
+            pre_tokenizers.Split(Regex(QWEN2 if kind == "qwen2" else _LLAMA3), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)

@@ -25,6 +25,7 @@ COMMANDS = {
     "pull": "download a model",
     "rm": "delete a model's files",
     "speak": "turn text into speech",
+    "voices": "the voices of speech models, and cloned ones: make and list them",
     "transcribe": "turn speech into text or subtitles",
     "chat": "ask a chat model, once or in a conversation",
     "bench": "measure models beside their peers",

@@ -1,0 +1,1 @@
+"""Codecs: audio codes to samples and back."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from izwi_lab.backends.base import Backend, BackendPlan
     from izwi_lab.cancel import CancelToken
     from izwi_lab.catalog.variant import ModelVariant
+    from izwi_lab.families.qwen3_tts.cloning import AudioSource
+    from izwi_lab.families.qwen3_tts.voice import Voice
     from izwi_lab.families.shared.prompt_cache import PromptCache
     from izwi_lab.families.shared.sampling import Sampling
     from izwi_lab.families.shared.speculative import Drafts
@@ -120,6 +122,58 @@ class SpeechModel(Protocol):
         voice: str | None = None,
         language: str | None = None,
         speed: float = 1.0,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[AudioChunk]: ...
+
+
+@runtime_checkable
+class DirectedSpeechModel(Protocol):
+    """A SpeechModel that can be told how to speak, and in whose voice. Known by its verb `voice`.
+
+    instruct: in words; text_mode: "whole" or "streaming", None takes the model's own; reference: a clip of the voice,
+    transcript: what it says. What a variant cannot honour raises.
+    """
+
+    @property
+    def voices(self) -> tuple[str, ...]: ...
+    def voice(
+        self, audio: AudioSource, transcript: str | None = None, *, name: str = "reference", language: str = ""
+    ) -> Voice: ...
+    def tokenize(
+        self,
+        text: str,
+        *,
+        voice: str | Voice | None = None,
+        language: str | None = None,
+        instruct: str | None = None,
+        text_mode: str | None = None,
+    ) -> Prompt: ...
+    def generate(
+        self,
+        text: str,
+        *,
+        voice: str | Voice | None = None,
+        language: str | None = None,
+        speed: float = 1.0,
+        instruct: str | None = None,
+        text_mode: str | None = None,
+        reference: AudioSource | None = None,
+        transcript: str | None = None,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Speech: ...
+    def stream(
+        self,
+        text: str,
+        *,
+        voice: str | Voice | None = None,
+        language: str | None = None,
+        speed: float = 1.0,
+        instruct: str | None = None,
+        text_mode: str | None = None,
+        reference: AudioSource | None = None,
+        transcript: str | None = None,
         seed: int | None = None,
         cancel: CancelToken | None = None,
     ) -> Iterator[AudioChunk]: ...

@@ -1,6 +1,6 @@
-"""Looking inside a model: logit lens, attention patterns, caches. Nothing here is imported until it is asked for.
+"""Looking inside a model: logit lens, attention patterns, caches; and a tiny speech model to look into.
 
-Tables need pandas and plots matplotlib, which come with `izwi-lab[lab]`.
+Nothing here is imported until it is asked for. Tables need pandas and plots matplotlib: `izwi-lab[lab]`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ _HOME = {
     "attention": "izwi_lab.lab.patterns",
     "AttentionPatterns": "izwi_lab.lab.patterns",
     "cache_table": "izwi_lab.lab.caches",
+    "tiny_tts": "izwi_lab.lab.tiny_speech",
 }
 
 __all__ = sorted(_HOME)

@@ -17,6 +17,7 @@ from izwi_lab.runtime.types import AudioSource, Message, ModelName
 if TYPE_CHECKING:
     from izwi_lab.cancel import CancelToken
     from izwi_lab.families.protocols import Model
+    from izwi_lab.families.qwen3_tts.voice import Voice
     from izwi_lab.families.shared.sampling import Sampling
     from izwi_lab.families.shared.speculative import Drafts
     from izwi_lab.results import ChatReply, Speech, Transcript
@@ -80,15 +81,21 @@ def load(
 def speak(
     text: str,
     *,
-    voice: str | None = None,
+    voice: str | Voice | None = None,
     language: str | None = None,
     speed: float = 1.0,
+    instruct: str | None = None,
+    reference: AudioSource | None = None,
+    transcript: str | None = None,
     model: ModelName | None = None,
     seed: int | None = None,
     cancel: CancelToken | None = None,
     timeout_s: float | None = None,
 ) -> Speech:
     """Say `text`. The result holds `audio`, which a notebook plays; voices can be blended ("af_heart+am_michael").
+
+    Models that take them: instruct says in words how to speak; reference is audio of a voice to speak in, transcript
+    what it says. A voice that is used often: `model.voice(...)`, a Voice.
 
     For audio while it is being made: `engine().stream_speak`.
 
@@ -99,6 +106,9 @@ def speak(
         voice=voice,
         language=language,
         speed=speed,
+        instruct=instruct,
+        reference=reference,
+        transcript=transcript,
         model=model,
         seed=seed,
         cancel=cancel,

@@ -12,6 +12,7 @@ from izwi_lab.runtime.stream import Stream
 from izwi_lab.runtime.types import AudioSource, ChatRequest, Message, ModelName, SpeechRequest, TranscriptionRequest
 
 if TYPE_CHECKING:
+    from izwi_lab.families.qwen3_tts.voice import Voice
     from izwi_lab.families.shared.sampling import Sampling
     from izwi_lab.families.shared.speculative import Drafts
 
@@ -48,9 +49,13 @@ class InferenceEngine(EngineCore):
         text: str,
         *,
         model: ModelName | None = None,
-        voice: str | None = None,
+        voice: str | Voice | None = None,
         language: str | None = None,
         speed: float = 1.0,
+        instruct: str | None = None,
+        reference: AudioSource | None = None,
+        transcript: str | None = None,
+        text_mode: str | None = None,
         seed: int | None = None,
         backend: str | None = None,
         device: str | None = None,
@@ -67,6 +72,10 @@ class InferenceEngine(EngineCore):
             voice=voice,
             language=language,
             speed=speed,
+            instruct=instruct,
+            reference=reference,
+            transcript=transcript,
+            text_mode=text_mode,
             seed=seed,
             backend=backend,
             device=device,
@@ -83,9 +92,13 @@ class InferenceEngine(EngineCore):
         text: str,
         *,
         model: ModelName | None = None,
-        voice: str | None = None,
+        voice: str | Voice | None = None,
         language: str | None = None,
         speed: float = 1.0,
+        instruct: str | None = None,
+        reference: AudioSource | None = None,
+        transcript: str | None = None,
+        text_mode: str | None = None,
         seed: int | None = None,
         backend: str | None = None,
         device: str | None = None,
@@ -102,6 +115,10 @@ class InferenceEngine(EngineCore):
             voice=voice,
             language=language,
             speed=speed,
+            instruct=instruct,
+            reference=reference,
+            transcript=transcript,
+            text_mode=text_mode,
             seed=seed,
             backend=backend,
             device=device,

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
+from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import Task
-from izwi_lab.errors import InvalidInputError
-from izwi_lab.families.protocols import Model, SpeechModel
+from izwi_lab.errors import AudioError, InvalidInputError
+from izwi_lab.families.protocols import DirectedSpeechModel, Model, SpeechModel
 from izwi_lab.results import AudioChunk, Speech
 from izwi_lab.runtime.registry import Lease
-from izwi_lab.runtime.types import Limits, SpeechRequest, check_text
+from izwi_lab.runtime.types import AudioSource, Limits, SpeechRequest, check_text
 
 TASK = Task.TTS
+_TEXT_MODES = ("whole", "streaming")
+_DIRECTIONS = ("instruct", "reference", "transcript", "text_mode")  # what a DirectedSpeechModel takes beside the rest
 
 
 def check(request: SpeechRequest, limits: Limits) -> SpeechRequest:
-    """The request, or InvalidInputError saying what is wrong with it; no model is needed to know."""
+    """The request with its reference audio decoded, or an error saying what is wrong; no model is needed to know.
+
+    Raises:
+        InvalidInputError, AudioError: what cannot be honoured by any model.
+    """
     text = request.text
     if not isinstance(text, str):
         raise InvalidInputError(f"text must be a str, got {type(text).__name__}.", hint="Pass the words to say.")
@@ -30,37 +38,30 @@ def check(request: SpeechRequest, limits: Limits) -> SpeechRequest:
             f"The text has {len(text)} characters, more than the {limits.text_chars} of one request.",
             hint="Split it at paragraphs, or make the engine with larger limits=Limits(text_chars=...).",
         )
-    for name, value in (("voice", request.voice), ("language", request.language)):
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise InvalidInputError(f"{name} must be a name or None, got {value!r}.", hint="None takes the default.")
     speed = request.speed
     if isinstance(speed, bool) or not isinstance(speed, (int, float)) or not (math.isfinite(speed) and speed > 0):
         raise InvalidInputError(f"speed must be a number above 0, got {speed!r}.", hint="1.0 is the voice's own pace.")
-    return request
+    _check_voice(request)
+    _check_direction(request, limits)
+    if request.reference is None:
+        return request
+    return replace(request, reference=_opened(request.reference, limits))
 
 
 def run(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Speech:
     """Say it all, then return."""
-    return _speaker(lease.model).generate(
-        request.text,
-        voice=request.voice,
-        language=request.language,
-        speed=request.speed,
-        seed=request.seed,
-        cancel=cancel,
-    )
+    model = lease.model
+    if isinstance(model, DirectedSpeechModel):
+        return model.generate(request.text, **_directed(request, cancel))
+    return _plain(model, request).generate(request.text, **_common(request, cancel))
 
 
 def stream(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Iterator[AudioChunk]:
     """Say it piece by piece; the pieces joined are what `run` gives."""
-    return _speaker(lease.model).stream(
-        request.text,
-        voice=request.voice,
-        language=request.language,
-        speed=request.speed,
-        seed=request.seed,
-        cancel=cancel,
-    )
+    model = lease.model
+    if isinstance(model, DirectedSpeechModel):
+        return model.stream(request.text, **_directed(request, cancel))
+    return _plain(model, request).stream(request.text, **_common(request, cancel))
 
 
 def measure(piece: AudioChunk) -> tuple[float, int]:
@@ -68,5 +69,73 @@ def measure(piece: AudioChunk) -> tuple[float, int]:
     return piece.audio.duration_s, 0
 
 
-def _speaker(model: Model) -> SpeechModel:
+def _check_voice(request: SpeechRequest) -> None:
+    from izwi_lab.families.qwen3_tts.voice import Voice
+
+    voice, language = request.voice, request.language
+    if voice is not None and not isinstance(voice, Voice) and not (isinstance(voice, str) and voice.strip()):
+        raise InvalidInputError(
+            f"voice must be a name, a Voice or None, got {voice!r:.80}.", hint="None takes the default."
+        )
+    if language is not None and (not isinstance(language, str) or not language.strip()):
+        raise InvalidInputError(f"language must be a name or None, got {language!r}.", hint="None takes the default.")
+    if request.reference is not None and voice is not None:
+        raise InvalidInputError(
+            "Both a voice and a reference were given: each says whose voice it is.", hint="Give one of them."
+        )
+    if request.transcript is not None and request.reference is None:
+        raise InvalidInputError("A transcript needs the reference audio it belongs to.", hint="Give reference too.")
+
+
+def _check_direction(request: SpeechRequest, limits: Limits) -> None:
+    for name, value in (("instruct", request.instruct), ("transcript", request.transcript)):
+        if value is None:
+            continue
+        if not isinstance(value, str) or (name == "transcript" and not value.strip()):
+            raise InvalidInputError(f"{name} must be some text or None, got {value!r:.80}.")
+        check_text(name, value)
+        if len(value) > limits.text_chars:
+            raise InvalidInputError(
+                f"{name} has {len(value)} characters, more than the {limits.text_chars} of one request."
+            )
+    if request.text_mode not in (None, *_TEXT_MODES):
+        raise InvalidInputError(f"text_mode must be one of {_TEXT_MODES} or None, got {request.text_mode!r:.80}.")
+
+
+def _opened(source: AudioSource, limits: Limits) -> Audio:
+    audio = source if isinstance(source, Audio) else Audio.open(source, max_s=limits.audio_s)
+    if audio.duration_s > limits.audio_s:
+        raise AudioError(
+            f"The reference has {audio.duration_s:.0f} s, more than the {limits.audio_s:.0f} s of one request.",
+            hint="A few seconds of speech are enough for a voice.",
+        )
+    # An Audio made by hand is only typed, not read: a NaN would travel through every layer.
+    return Audio.from_samples(audio.samples, audio.rate_hz)
+
+
+def _common(request: SpeechRequest, cancel: CancelToken) -> dict[str, Any]:
+    """The options that every speech model takes."""
+    return {
+        "voice": request.voice,
+        "language": request.language,
+        "speed": request.speed,
+        "seed": request.seed,
+        "cancel": cancel,
+    }
+
+
+def _directed(request: SpeechRequest, cancel: CancelToken) -> dict[str, Any]:
+    return _common(request, cancel) | {name: getattr(request, name) for name in _DIRECTIONS}
+
+
+def _plain(model: Model, request: SpeechRequest) -> SpeechModel:
+    """The model, unless the request asks for what it does not do."""
+    given = [name for name in _DIRECTIONS if getattr(request, name) is not None]
+    if request.voice is not None and not isinstance(request.voice, str):
+        given.append("a cloned voice")
+    if given:
+        raise InvalidInputError(
+            f"{model.variant.id} does not take {' or '.join(given)}.",
+            hint="Qwen3-TTS models do: CustomVoice and VoiceDesign instructions, Base cloned voices.",
+        )
     return cast(SpeechModel, model)

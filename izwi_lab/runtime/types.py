@@ -17,6 +17,7 @@ from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, 
 
 if TYPE_CHECKING:
     from izwi_lab.audio import Audio
+    from izwi_lab.families.qwen3_tts.voice import Voice
     from izwi_lab.families.shared.sampling import Sampling
     from izwi_lab.families.shared.speculative import Drafts
 
@@ -94,12 +95,21 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechRequest(GenerationRequest):
-    """Say `text`. voice: None takes the model's first; speed: 1.0 is the voice's own pace."""
+    """Say `text`. voice: a name, or a cloned Voice; None takes the model's first. speed: 1.0 is the voice's own pace.
+
+    What not every model takes, and is refused by those that do not: instruct, how to speak or what the voice is like,
+    in words; reference, audio of a voice to speak in, with its transcript (what it says) for a closer likeness;
+    text_mode, "whole" or "streaming": whether all text is read before the first sound.
+    """
 
     text: str
-    voice: str | None = None
+    voice: str | Voice | None = None
     language: str | None = None
     speed: float = 1.0
+    instruct: str | None = None
+    reference: AudioSource | None = None
+    transcript: str | None = None
+    text_mode: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

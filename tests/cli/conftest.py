@@ -2,6 +2,7 @@
 
 import io
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,11 @@ from izwi_lab.artifacts import LocalModel, Progress, State
 from izwi_lab.audio import Audio
 from izwi_lab.backends.base import BackendPlan, Rejection
 from izwi_lab.catalog import Layout
+from izwi_lab.families.qwen3_tts.voice import Voice
 from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Timing, Transcript, Word
 from izwi_lab.runtime import service
 
-pytest.register_assert_rewrite("flag_rows_audio")
+pytest.register_assert_rewrite("flag_rows_audio", "flag_rows_voices")
 
 RATE = 24000
 TIMING = Timing(total_s=0.5, first_s=0.1, decode_s=0.4, audio_s=2.0, tokens=8)
@@ -72,7 +74,7 @@ class FakeEngine:
 
     def speak(self, text, **options):
         self._record("speak", text, options)
-        voice = options.get("voice") or "af_heart"
+        voice = getattr(options.get("voice"), "name", options.get("voice")) or "af_heart"
         return Speech(self.world.audio, text, voice, "en", "Kokoro-82M", "torch cpu float32", TIMING)
 
     def stream_speak(self, text, **options):
@@ -104,6 +106,15 @@ class FakeEngine:
 
     def load(self, model, **options):
         self.world.loads.append(model)
+
+    @contextmanager
+    def use(self, model, **options):
+        def voice(audio, transcript=None, **named):
+            self.world.calls.append(("voice", audio, {"transcript": transcript, **named}))
+            codes = None if transcript is None else np.zeros((16, 25), np.int32)
+            return Voice(embedding=np.ones(4), codes=codes, transcript=transcript or "", source=model, **named)
+
+        yield SimpleNamespace(voice=voice) if model.endswith("Base") else SimpleNamespace()
 
     def plan(self, model, **options):
         return BackendPlan(

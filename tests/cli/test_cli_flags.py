@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from flag_rows_audio import HEAR, SAY
 from flag_rows_chat import ASK
+from flag_rows_voices import CLONE
 from flag_table import FLAGS, actions, flag, names_of
 
 from izwi_lab import catalog, cli
@@ -124,6 +125,8 @@ def test_demo_flags_are_covered_by_test_demo():
 
 
 COVERED_ELSEWHERE = {
+    "speak": {"--voice-file"},
+    "voices": {"--folder"},
     "demo": {"--out", "--json", "--backend", "--device"},
     "rm": {"id", "--yes"},
     "config": {"unset key"},
@@ -167,7 +170,9 @@ def test_bench_forwards(run, monkeypatch):
 def test_numbers_are_checked_before_anything_is_loaded(run, world):
     for argv in (
         (*SAY, "--speed", "0"), (*SAY, "--speed", "nan"), (*SAY, "--seed", "x"), (*ASK, "--max-tokens", "0"),
-        (*HEAR, "--task", "sing"), (*HEAR, "--format", "pdf"), ("list", "--task", "cook"), ("pull",), ("speak",),
+        (*HEAR, "--task", "sing"),
+        (*SAY, "--text-mode", "slow"), (*CLONE, "--json", "yes"), (*HEAR, "--format", "pdf"),
+        ("list", "--task", "cook"), ("pull",), ("speak",),
         ("pull", "Whisper-base", "--source", "magic"), ("config",), ("config", "sing"), ("nonsense",),
         ("speak", "--spee", "1", "x"),
     ):  # fmt: skip

@@ -76,15 +76,37 @@ void finish(const Step &e, Step::Me &me) {
         float *row = y + (size_t)out * D;
         rms_norm(me.x + (size_t)t * D, e.m.norm, D, e.m.eps, row);
         if (e.split || me.id == 0) memcpy(e.hidden + (size_t)out * D, row, sizeof(float) * D);
-        if (e.m.head.bits <= 8) round_tokens(y, D, e.m.head.bits, r, out, out + 1);
+        if (e.head.bits <= 8) round_tokens(y, D, e.head.bits, r, out, out + 1);
     }
     if (e.split) e.barrier->wait(e.team);
-    e.product({{e.m.head, e.logits, (size_t)e.m.head.rows}}, y, r, e.outs, me);
+    e.product({{e.head, e.logits, (size_t)e.head.rows}}, y, r, e.outs, me);
+}
+
+int width_of(const Model &m, const Input &in) { return in.project ? in.project->cols : m.hidden; }
+
+// The rows' embeddings, given or looked up, into x.
+void embeddings(const Step &e, Step::Me &me) {
+    const int D = e.m.hidden, width = width_of(e.m, e.in);
+    float *to = e.in.project ? me.y : me.x;
+    for (int t = me.from; t < me.to; t++) {
+        float *x = to + (size_t)t * width;
+        if (e.row[t].token < 0) {
+            memcpy(x, e.in.rows + (size_t)t * width, sizeof(float) * width);
+            continue;
+        }
+        row_values(e.table, e.row[t].token, x);
+        for (int i = 0; i < width; i++) x[i] *= e.m.embed_scale;
+    }
+    if (!e.in.project) return;
+    e.prepare({e.in.project}, me.y, me);
+    e.product(*e.in.project, me.y, me, e.s.out.data());
+    e.barrier->wait(e.team);
+    memcpy(me.x + (size_t)me.from * D, e.s.out.data() + (size_t)me.from * D, sizeof(float) * D * (me.to - me.from));
 }
 
 void run(const Step &e, int id, Own &own) {
     const Model &m = e.m;
-    const int widest = std::max({m.hidden, m.inter, m.heads * m.head_dim, 3 * m.hidden});
+    const int widest = std::max({m.hidden, m.inter, m.heads * m.head_dim, 3 * m.hidden, width_of(m, e.in)});
     const int from = e.split ? e.rows * id / e.team : 0, to = e.split ? e.rows * (id + 1) / e.team : e.rows;
     if (!e.split) {
         own.x.resize(std::max(own.x.size(), (size_t)e.rows * m.hidden));
@@ -102,11 +124,7 @@ void run(const Step &e, int id, Own &own) {
                 e.s.cos[at] = std::cos(angle) * m.rope[k].gain;
                 e.s.sin[at] = std::sin(angle) * m.rope[k].gain;
             }
-    for (int t = from; t < to; t++) {
-        float *x = me.x + (size_t)t * m.hidden;
-        row_values(m.embed, e.row[t].token, x);
-        for (int i = 0; i < m.hidden; i++) x[i] *= m.embed_scale;
-    }
+    embeddings(e, me);
     for (int i = 0; i < m.layers; i++) layer(e, i, me);
     if (e.outs) finish(e, me);
 }
@@ -116,7 +134,7 @@ template <class V> void room(V &v, size_t n) {
 }
 
 // Sizes the shared scratch; gives the number of passes over a ring.
-int arrange(Scratch &s, const Model &m, const Row *row, int rows, int outs, int threads, bool split) {
+int arrange(Scratch &s, const Model &m, const Input &in, const Row *row, int rows, int outs, int threads, bool split) {
     s.segments.clear();
     int longest = 0;
     for (int t = 0; t < rows; t++) {
@@ -124,7 +142,8 @@ int arrange(Scratch &s, const Model &m, const Row *row, int rows, int outs, int 
         longest = std::max(longest, ++s.segments.back().count);
     }
     const int passes = (longest + PASS - 1) / PASS;
-    const size_t T = rows, mix = std::max(m.heads * m.head_dim, m.hidden), wide = std::max(m.inter, 3 * m.hidden);
+    const size_t T = rows, mix = std::max(m.heads * m.head_dim, m.hidden);
+    const size_t wide = std::max({m.inter, 3 * m.hidden, width_of(m, in)});
     room(s.q, T * m.heads * m.head_dim);
     room(s.kv, T * 2 * m.kv_heads * m.head_dim);
     room(s.mixed, T * mix);
@@ -155,23 +174,33 @@ long izwi_sizeof_matrix() { return sizeof(Matrix); }
 long izwi_sizeof_layer() { return sizeof(Layer); }
 long izwi_sizeof_model() { return sizeof(Model); }
 long izwi_sizeof_sequence() { return sizeof(Sequence); }
+long izwi_sizeof_input() { return sizeof(Input); }
 
 // Runs `rows` rows; those of a sequence stand together, in the order of their positions. The caches have room for them.
 // logits [outs, head.rows] and hidden [outs, hidden] (after the last norm) of the rows that name a place there.
-void izwi_step(const Model *m, const Row *row, int rows, const Sequence *sequences, int outs, float *logits,
-               float *hidden, int threads) {
+void izwi_step_from(const Model *m, const Input *in, const Row *row, int rows, const Sequence *sequences, int outs,
+                    float *logits, float *hidden, int threads) {
     thread_local Scratch scratch;
     Scratch &s = scratch;
     const bool split = rows > FEW;
-    const int passes = arrange(s, *m, row, rows, outs, threads, split);
+    const int passes = arrange(s, *m, *in, row, rows, outs, threads, split);
     const bool lone = (int)s.segments.size() == rows;
+    const Matrix &table = in->table ? *in->table : m->embed, &head = in->head ? *in->head : m->head;
     Barrier barrier;
 #pragma omp parallel num_threads(threads)
     {
         const int team = omp_get_num_threads();
-        const Step step{*m, row, sequences, rows, outs, team, passes, split, lone, s, &barrier, logits, hidden};
+        const Step step{*m,    *in,   table, head, row,      sequences, rows,  outs,
+                        team, passes, split, lone, s, &barrier, logits, hidden};
         run(step, omp_get_thread_num(), s.own[omp_get_thread_num()]);
     }
     if (s.wide.size() > (1u << 22)) s = Scratch();  // a long prompt's scratch is not kept
+}
+
+// The same of tokens, with the model's own embedding and head.
+void izwi_step(const Model *m, const Row *row, int rows, const Sequence *sequences, int outs, float *logits,
+               float *hidden, int threads) {
+    const Input own{};
+    izwi_step_from(m, &own, row, rows, sequences, outs, logits, hidden, threads);
 }
 }

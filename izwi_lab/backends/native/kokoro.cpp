@@ -1,4 +1,5 @@
-// Kokoro's CPU kernels: a channels-last convolution with its norm, activation and residual fused in, and an LSTM.
+// CPU kernels of vocoders (Kokoro's, and the causal ones of codecs): a channels-last convolution with its norm,
+// activation and residual fused in, and an LSTM.
 //
 // One call reads the input once and writes the output once: AdaIN and Snake (or leaky ReLU) are applied while a tile
 // of rows is copied into the L2 cache, and the sums that the next instance norm needs are taken as the output is
@@ -140,11 +141,13 @@ extern "C" {
 
 struct Conv {
     const float* x;         // [t_in, c_in]
+    const float* past;      // [pad, c_in], the rows before x; null for zeros
     const void* weight;     // from kokoro_pack
     const float* bias;      // [c_out] or null
     const double* sums;     // of x, [2, c_in]: sum and sum of squares over time; null for no norm
     const float* modulation;  // gamma and beta, [2, c_in]
     const float* alpha;     // Snake, [c_in]; null for a leaky ReLU
+    const float* inverse;   // what Snake's sine is multiplied by, [c_in]; null for 1 / alpha
     const float* residual;  // [t_out, c_out] or null
     float* out;             // [t_out, c_out]
     double* out_sums;       // [2, c_out] or null
@@ -219,7 +222,7 @@ struct Prologue {
             }
             if (snake) {
                 alpha[c] = a.alpha[c];
-                inverse[c] = 1.0f / a.alpha[c];
+                inverse[c] = a.inverse ? a.inverse[c] : 1.0f / a.alpha[c];
             }
         }
     }
@@ -300,6 +303,8 @@ void run_tile(const Conv& a, const Prologue& prologue, int64_t first, int count,
         const int64_t t = first + i - a.pad;
         if (i < count + span && t >= 0 && t < a.t_in)
             prologue.row(a.x + t * a.c_in, a.c_in, tile + int64_t(i) * ld);
+        else if (i < count + span && t < 0 && a.past)
+            prologue.row(a.past + (t + a.pad) * a.c_in, a.c_in, tile + int64_t(i) * ld);
         else
             std::memset(static_cast<void*>(tile + int64_t(i) * ld), 0, ld * sizeof(T));
     }

@@ -30,6 +30,12 @@ struct Model {
     const Rope *rope;
     const float *norm;
 };
+struct Input {  // what a step reads in the place of the model's own embedding and head; all may be null
+    const float *rows;     // embeddings [given rows, width] of the rows whose token is below 0, which come first
+    const Matrix *table;   // the embedding of the others
+    const Matrix *project;  // embeddings go through it: width is its columns, else `hidden`
+    const Matrix *head;
+};
 struct Cache {  // of one layer of one sequence
     void *k, *v;                // [kv_heads, capacity, head_dim]; k of a conv layer: [ring, hidden]
     float *k_scale, *v_scale;   // [kv_heads, capacity], for int8
@@ -41,7 +47,7 @@ struct Sequence {
     int32_t kind, unused;
 };
 struct Row {
-    int32_t token, position, sequence;
+    int32_t token, position, sequence;  // token below 0: the embedding is given, see Input
     int32_t out;  // its place among the logits, or -1
 };
 }
@@ -132,6 +138,8 @@ struct Target {  // where a product goes: rows of y, `stride` floats apart
 
 struct Step {
     const Model &m;
+    const Input &in;
+    const Matrix &table, &head;
     const Row *row;
     const Sequence *sequence;
     const int rows, outs, team, passes;

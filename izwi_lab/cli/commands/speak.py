@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from izwi_lab.cli import console, options
 from izwi_lab.cli.progress import ProgressView
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from izwi_lab.audio import Audio
     from izwi_lab.audio_encoding import Encoder
     from izwi_lab.cli.playback import Playback
+    from izwi_lab.families.qwen3_tts.voice import Voice
     from izwi_lab.runtime.service import InferenceEngine
 
 
@@ -26,8 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", help="what to say; - reads standard input")
     options.add_model(parser, "speech model")
     parser.add_argument("-v", "--voice", metavar="NAME", help="a voice, or a blend such as af_heart+am_michael")
+    parser.add_argument("--voice-file", metavar="FILE", help="a cloned voice, kept by `izwi-lab voices --clone`")
+    parser.add_argument("--reference", metavar="AUDIO", help="speak in the voice of this recording")
+    parser.add_argument(
+        "--transcript", metavar="TEXT", help="what the recording says, word for word: a closer likeness"
+    )
+    parser.add_argument("--instruct", metavar="TEXT", help="how to speak, or what the voice is like, in words")
     parser.add_argument("-l", "--language", metavar="LANG", help="code or name (Kokoro: en, en-us, en-gb)")
     parser.add_argument("--speed", type=options.positive, default=1.0, metavar="X", help="1.0 is the voice's own pace")
+    parser.add_argument(
+        "--text-mode", choices=["whole", "streaming"], help="read all text before the first sound, or while speaking"
+    )
     options.add_seed(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="- writes to standard output (default: speech.wav)")
     parser.add_argument("--format", metavar="NAME", help="wav, flac, mp3, opus, aac, m4a or pcm (default: by suffix)")
@@ -84,15 +94,7 @@ def _whole(
     from izwi_lab.cli.playback import Playback
 
     with ExitStack() as stack:
-        speech = engine.speak(
-            text,
-            model=args.model,
-            voice=args.voice,
-            language=args.language,
-            speed=args.speed,
-            seed=args.seed,
-            progress=view,
-        )
+        speech = engine.speak(text, **_asked(args), progress=view)
         if sink:
             sink.write(speech.audio)
         if args.play:
@@ -110,15 +112,7 @@ def _stream(
 
     player: Playback | None = None
     samples, rate_hz = 0, 0
-    stream = engine.stream_speak(
-        text,
-        model=args.model,
-        voice=args.voice,
-        language=args.language,
-        speed=args.speed,
-        seed=args.seed,
-        progress=view,
-    )
+    stream = engine.stream_speak(text, **_asked(args), progress=view)
     with ExitStack() as stack:
         stack.callback(stream.close)
         for chunk in stream:
@@ -132,6 +126,29 @@ def _stream(
                 player = player or stack.enter_context(Playback(rate_hz))
                 player.write(chunk.audio)
     return _summary(samples / max(rate_hz, 1), rate_hz, sink, [stream.model, stream.backend, str(stream.timing)])
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the request."""
+    return {
+        "model": args.model,
+        "voice": args.voice if args.voice_file is None else _voice_file(args),
+        "language": args.language,
+        "speed": args.speed,
+        "instruct": args.instruct,
+        "reference": None if args.reference is None else options.path(args.reference),
+        "transcript": args.transcript,
+        "text_mode": args.text_mode,
+        "seed": args.seed,
+    }
+
+
+def _voice_file(args: argparse.Namespace) -> Voice:
+    from izwi_lab.families.qwen3_tts.voice import Voice
+
+    if args.voice is not None:
+        raise InvalidInputError("Both --voice and --voice-file were given.", hint="Give one of them.")
+    return Voice.load(options.path(args.voice_file))
 
 
 def _summary(seconds: float, rate_hz: int, sink: _Output | None, facts: list[str]) -> str:

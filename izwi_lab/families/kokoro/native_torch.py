@@ -13,10 +13,10 @@ import torch
 import torch.nn as nn
 
 from izwi_lab.backends import native
-from izwi_lab.families.kokoro.kernels_torch import Kernels, Packed, aligned, pointer, release, scratch
 from izwi_lab.families.kokoro.nets.adain.torch_net import LeakyBlock, SnakeBlock
 from izwi_lab.families.kokoro.nets.albert.torch_net import Linear
 from izwi_lab.families.kokoro.nets.generator.torch_net import Generator
+from izwi_lab.families.shared.nets.conv_stack.kernels_torch import Kernels, Packed, aligned, pointer, release, scratch
 from izwi_lab.families.shared.nets.conv_stack.torch_net import Conv1d, ConvTranspose1d
 from izwi_lab.families.shared.nets.lstm.torch_net import BiLSTM
 

@@ -15,20 +15,30 @@ from izwi_lab.families.shared.weights import Weight
 
 
 class DummyWeights(Mapping[str, Weight]):
-    """The decoder's weights by name, made anew each time they are asked for, the same for the same name and seed.
+    """A net's weights by name, made anew each time they are asked for, the same for the same name and seed.
 
     Matrices are affine-quantised as mlx-lm quantises a checkpoint (every Linear and Embedding whose rows are whole
-    groups), and have the spread of `random_weight`.
+    groups), and have the spread of `random_weight`. shapes: by name. dense: a part of the names of matrices that stay
+    dense.
     """
 
-    def __init__(self, config: DecoderConfig, *, bits: int, group_size: int, seed: int = 0) -> None:
-        self._shapes = shapes(config)
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        bits: int,
+        group_size: int,
+        seed: int = 0,
+        dense: tuple[str, ...] = (),
+    ) -> None:
+        self._shapes, self._dense = shapes, dense
         self._bits, self._group_size, self._seed = bits, group_size, seed
 
     @property
     def quantised(self) -> tuple[str, ...]:
         """Names of the weights that come as AffineTensor."""
-        return tuple(n for n, s in self._shapes.items() if len(s) == 2 and s[1] % self._group_size == 0)
+        whole = (n for n, s in self._shapes.items() if len(s) == 2 and s[1] % self._group_size == 0)
+        return tuple(n for n in whole if not any(part in n for part in self._dense))
 
     def __getitem__(self, name: str) -> Weight:
         shape = self._shapes[name]
@@ -54,7 +64,7 @@ class DummyWeights(Mapping[str, Weight]):
 
 def dummy_weights(config: DecoderConfig, table: Mapping[str, Any] | None) -> DummyWeights | None:
     """Table: `quantization` of config.json; None where there is none, and the backend makes dense weights."""
-    return DummyWeights(config, bits=table["bits"], group_size=table["group_size"]) if table else None
+    return DummyWeights(shapes(config), bits=table["bits"], group_size=table["group_size"]) if table else None
 
 
 def shapes(c: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -62,16 +62,19 @@ def _window() -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def mel_filters(bins: int) -> np.ndarray:
-    """Slaney mel filters, float32 [201, M]: triangles of equal area, linear below 1 kHz and logarithmic above."""
+def mel_filters(bins: int, *, n_fft: int = N_FFT, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """Slaney mel filters up to half the rate, float32 [n_fft / 2 + 1, M].
+
+    Triangles of equal area, linear below 1 kHz and logarithmic above.
+    """
     step, knee, ratio = 200.0 / 3.0, 1000.0, np.log(6.4) / 27.0
 
     def hz(mel: np.ndarray) -> np.ndarray:
         return np.where(mel < knee / step, mel * step, knee * np.exp(ratio * (mel - knee / step)))
 
-    top = knee / step + np.log(RATE_HZ / 2 / knee) / ratio
+    top = knee / step + np.log(rate_hz / 2 / knee) / ratio
     edges = hz(np.linspace(0.0, top, bins + 2))
-    grid = np.linspace(0.0, RATE_HZ / 2, N_FFT // 2 + 1)
+    grid = np.linspace(0.0, rate_hz / 2, n_fft // 2 + 1)
     rise = (grid[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - grid[:, None]) / (edges[2:] - edges[1:-1])
     area = 2.0 / (edges[2:] - edges[:-2])

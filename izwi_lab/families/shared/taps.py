@@ -55,6 +55,7 @@ class Taps(dict[str, np.ndarray]):
 
 class _Open(threading.local):
     taps: Taps | None = None
+    prefix: str = ""
 
 
 _open = _Open()
@@ -63,7 +64,18 @@ _open = _Open()
 def tap(name: str, value: Any) -> Any:
     """Offer an intermediate under its stable name. Returns it, or its replacement."""
     taps = _open.taps
-    return value if taps is None else taps.see(name, value)
+    return value if taps is None else taps.see(_open.prefix + name, value)
+
+
+@contextmanager
+def named_under(prefix: str) -> Iterator[None]:
+    """Put `prefix` before the names of what is computed inside: a net made of several decoders tells them apart."""
+    before = _open.prefix
+    _open.prefix = before + prefix
+    try:
+        yield
+    finally:
+        _open.prefix = before
 
 
 def tapped() -> bool:
@@ -74,7 +86,7 @@ def tapped() -> bool:
 def wanted(name: str) -> bool:
     """True while a tap for `name` is open: what only a reader needs is computed then."""
     taps = _open.taps
-    return taps is not None and taps.wants(name)
+    return taps is not None and taps.wants(_open.prefix + name)
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import torch
 from kokoro_models import tiny_model
 
 from izwi_lab.backends import native
-from izwi_lab.families.kokoro.kernels_torch import Kernels, Packed
 from izwi_lab.families.kokoro.source import source_spectrum
 from izwi_lab.families.kokoro.steps import AcousticFeatures
+from izwi_lab.families.shared.nets.conv_stack.kernels_torch import Kernels, Packed
 
 EVERY_TAP = ("*",)
 

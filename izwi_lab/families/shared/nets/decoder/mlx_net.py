@@ -158,14 +158,41 @@ class Layer(nn.Module):
         return tap(f"layers.{self.index}", x + y)
 
 
-class Model(nn.Module):
-    """Embeddings, layers, last norm."""
+class Decoder(nn.Module):
+    """Layers and the last norm: embeddings [B, T, D] and the state of a session -> normed hidden states [B, T, D].
 
-    def __init__(self, c: DecoderConfig):
+    embeddings: the tables that a checkpoint keeps beside the layers, by name; whoever calls this reads them.
+    """
+
+    def __init__(self, c: DecoderConfig, **embeddings: nn.Module | list[nn.Module]):
         super().__init__()
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.config = c
+        for name, table in embeddings.items():
+            setattr(self, name, table)
         self.layers = [Layer(c, i) for i in range(c.num_layers)]
         self.norm = RMSNorm(c.hidden_size, c)
+        self._frequencies = {}
+
+    def finalize(self, backend) -> None:
+        """After loading: what every step needs, once; on the CPU, dense weights in the order its products like."""
+        for module in (self.norm, *(m for layer in self.layers for m in layer.modules())):
+            if isinstance(module, RMSNorm):
+                module.finalize()
+            lay_out(module, backend)
+        self._frequencies = frequencies(self.config)
+
+    def through(self, x: mx.array, piece: Piece) -> mx.array:
+        """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
+        for layer in self.layers:
+            x = layer(x, piece)
+        return tap("norm", self.norm(x))
+
+    def hidden(self, x: mx.array, state: dict) -> mx.array:
+        """Embeddings [B, T, D] -> normed hidden states [B, T, D]; the state grows by T."""
+        piece = Piece(self.config, state, x, self._frequencies)
+        x = self.through(x, piece)
+        state["length"] = piece.stop
+        return x
 
 
 class DecoderLM(nn.Module):
@@ -177,20 +204,16 @@ class DecoderLM(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.model = Model(config)
+        self.model = Decoder(config, embed_tokens=nn.Embedding(config.vocab_size, config.hidden_size))
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._frequencies = {}
 
     def finalize(self, backend) -> None:
-        """After loading: what every step needs, once; on the CPU, dense weights in the order its products like."""
-        for module in self.modules():
-            if isinstance(module, RMSNorm):
-                module.finalize()
-            elif backend.device == "cpu" and isinstance(module, (nn.Linear, nn.Embedding)):
-                module.weight = by_columns(module.weight)
+        """After loading: see `Decoder.finalize`; embedding and head likewise."""
+        self.model.finalize(backend)
+        for module in (self.model.embed_tokens, None if self.config.tied else self.lm_head):
+            lay_out(module, backend)
         self._embed_scale = mx.array(self.config.embed_scale, backend.mlx_dtype)  # rounded as the checkpoint's
-        self._frequencies = frequencies(self.config)
 
     def weight_bytes(self) -> int:
         """Bytes of all weights as held."""
@@ -205,19 +228,6 @@ class DecoderLM(nn.Module):
         x = self.model.embed_tokens(ids)
         return tap("embed", x if self.config.embed_scale == 1.0 else x * self._embed_scale)
 
-    def through(self, x: mx.array, piece: Piece) -> mx.array:
-        """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
-        for layer in self.model.layers:
-            x = layer(x, piece)
-        return tap("norm", self.model.norm(x))
-
-    def hidden(self, x: mx.array, state: dict) -> mx.array:
-        """Embeddings [B, T, D] -> normed hidden states [B, T, D]; the state grows by T."""
-        piece = Piece(self.config, state, x, self._frequencies)
-        x = self.through(x, piece)
-        state["length"] = piece.stop
-        return x
-
     def head(self, x: mx.array) -> mx.array:
         """Hidden states [..., D] -> logits [..., V]."""
         return tap("logits", self.model.embed_tokens.as_linear(x) if self.config.tied else self.lm_head(x))
@@ -226,15 +236,21 @@ class DecoderLM(nn.Module):
         """See the class."""
         if ids.shape[1] > 2 * self.config.num_layers and not tapped():
             # Of all but the last token only the caches are needed: what the last layer adds is never computed.
-            self.hidden(self.embed(ids[:, :-1]), state)
+            self.model.hidden(self.embed(ids[:, :-1]), state)
             ids = ids[:, -1:]
-        last = self.hidden(self.embed(ids), state)[:, -1]
+        last = self.model.hidden(self.embed(ids), state)[:, -1]
         return self.head(last), last
 
     def every(self, ids: mx.array, state: dict) -> tuple[mx.array, mx.array]:
         """As __call__, of all positions: logits [B, T, V], hidden [B, T, D]."""
-        x = self.hidden(self.embed(ids), state)
+        x = self.model.hidden(self.embed(ids), state)
         return self.head(x), x
+
+
+def lay_out(module: nn.Module | None, backend) -> None:
+    """On the CPU, dense weights in the order that products like; see `by_columns`."""
+    if backend.device == "cpu" and isinstance(module, (nn.Linear, nn.Embedding)):
+        module.weight = by_columns(module.weight)
 
 
 def by_columns(w: mx.array) -> mx.array:

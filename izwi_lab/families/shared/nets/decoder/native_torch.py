@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.cache_torch import reserve
 from izwi_lab.families.shared.nets.decoder.config import CONV
@@ -54,28 +55,41 @@ class _Model(ctypes.Structure):
     )
 
 
+class Input(ctypes.Structure):
+    """`struct Input` of step.h: where the rows of a step come from, and its head. See `NativeStep.run_rows`."""
+
+    _fields_ = (
+        ("rows", ctypes.c_void_p),
+        *((n, ctypes.POINTER(affine.Matrix)) for n in ("table", "project", "head")),
+    )
+
+
 class _Sequence(ctypes.Structure):
     """`struct Sequence` of step.h."""
 
     _fields_ = (("layer", ctypes.c_void_p), ("kind", ctypes.c_int32), ("unused", ctypes.c_int32))
 
 
-_SIZED = {"layer": _Layer, "model": _Model, "sequence": _Sequence}
+_SIZED = {"layer": _Layer, "model": _Model, "sequence": _Sequence, "input": Input}
+_GIVEN = -1  # the token of a row whose embedding is given
 
 
 class NativeStep:
     """Some positions of a sequence, or of several, through all layers in one call."""
 
-    def __init__(self, net: Any, dtype: torch.dtype) -> None:
-        self.config = net.config
+    def __init__(self, decoder: Any, dtype: torch.dtype, *, embed: Any = None, head: Any = None) -> None:
+        """Describe a `torch_net.Decoder`. embed: the module of its embedding, None where rows are given; head: of its
+        logits, None for the embedding.
+        """
+        self.config = decoder.config
         self._kept: list[torch.Tensor] = []  # what the descriptors point into
         self._library: ctypes.CDLL | None = None
         self._dtype = dtype
         self._like = torch.empty(0, dtype=dtype)  # what caches are made like, whatever the norms are kept in
-        self._rings = [net.config.ring_of(i) for i in range(net.config.num_layers)]
-        self._rope_kinds = [kind for kind, _ in net.config.ropes]
-        self._model = self._describe(net)
-        self._most = _MOST if any(hasattr(m, "matrix") for m in net.modules()) else _MOST_DENSE
+        self._rings = [self.config.ring_of(i) for i in range(self.config.num_layers)]
+        self._rope_kinds = [kind for kind, _ in self.config.ropes]
+        self._model = self._describe(decoder, embed, head)
+        self._most = _MOST if any(hasattr(m, "matrix") for m in decoder.layers.modules()) else _MOST_DENSE
 
     def ready(self) -> bool:
         """True once the library is compiled."""
@@ -88,7 +102,7 @@ class NativeStep:
                 size.restype = ctypes.c_long
                 if size() != ctypes.sizeof(cls):
                     raise RuntimeError(f"decoder.cpp and its Python declarations disagree on struct {name}")
-            library.izwi_step.restype = None
+            library.izwi_step.restype = library.izwi_step_from.restype = None
             self._library = library
         return True
 
@@ -147,6 +161,57 @@ class NativeStep:
             state["length"] += ids.numel()
         return logits, hidden
 
+    def input(self, table: Any, *, project: Any = None, head: Any = None) -> Input:
+        """Another embedding and head than the step's own: modules. project: a Linear that embeddings go through."""
+        parts = [None if m is None else ctypes.pointer(self._matrix(m)) for m in (table, project, head)]
+        return Input(None, *parts)
+
+    def run_rows(
+        self, rows: torch.Tensor | None, tokens: Sequence[int], state: dict[str, Any], given: Input | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings [T, W] of one sequence, then tokens -> logits [1, V], hidden [1, D] of the last, float32.
+
+        The state grows by as many. given: from `input`; None for the step's own embedding and head. Rows are as wide
+        as the projection of `given` takes, else D.
+
+        Raises:
+            IndexError: a token that the table does not have.
+        """
+        assert self._library is not None
+        c, position = self.config, state["length"]
+        wide = None if rows is None else rows.to(torch.float32).contiguous()
+        given = Input() if given is None else Input(None, given.table, given.project, given.head)
+        table = given.table.contents if given.table else self._model.embed
+        head = given.head.contents if given.head else self._model.head
+        if tokens and (min(tokens) < 0 or max(tokens) >= table.rows):
+            raise IndexError(f"ids from {min(tokens)} to {max(tokens)} in a table of {table.rows}")
+        before = 0
+        if wide is not None:
+            before, width = wide.shape
+            if width != (given.project.contents.cols if given.project else c.hidden_size):
+                raise InvalidInputError(f"Embeddings of width {width} for a decoder of {c.hidden_size}.")
+            given.rows = wide.data_ptr()
+        made = array.array("i")
+        for i, token in enumerate((*((_GIVEN,) * before), *tokens)):
+            made.extend((token, position + i, 0, -1))
+        made[-1], total = 0, before + len(tokens)
+        sequence, caches = self._sequence(state, position + total)
+        logits, hidden = torch.empty(1, head.rows), torch.empty(1, c.hidden_size)
+        self._library.izwi_step_from(
+            ctypes.byref(self._model),
+            ctypes.byref(given),
+            ctypes.c_void_p(made.buffer_info()[0]),
+            total,
+            ctypes.byref(sequence),
+            1,
+            ctypes.c_void_p(logits.data_ptr()),
+            ctypes.c_void_p(hidden.data_ptr()),
+            max(1, torch.get_num_threads()),
+        )
+        del caches, wide  # were pointed into until here
+        state["length"] = position + total
+        return logits, hidden
+
     def _sequence(self, state: dict[str, Any], positions: int) -> tuple[_Sequence, array.array[int]]:
         """`struct Sequence` of a state with room for `positions`, and the table of caches it points into."""
         if not self._roomy(state, positions):
@@ -172,13 +237,13 @@ class NativeStep:
                 return False
         return True
 
-    def _describe(self, net: Any) -> _Model:
-        c = net.config
-        layers = (_Layer * c.num_layers)(*[self._layer(net.model.layers[i], i) for i in range(c.num_layers)])
+    def _describe(self, decoder: Any, embed: Any, head: Any) -> _Model:
+        c = self.config
+        layers = (_Layer * c.num_layers)(*[self._layer(decoder.layers[i], i) for i in range(c.num_layers)])
         frequencies = [self._keep(torch.tensor(rope.inv_freq, dtype=torch.float32)) for _, rope in c.ropes]
         described = [_Rope(at, rope.gain, 0) for at, (_, rope) in zip(frequencies, c.ropes, strict=True)]
         ropes = (_Rope * len(described))(*described)
-        embed = self._matrix(net.model.embed_tokens)
+        table = affine.Matrix() if embed is None else self._matrix(embed)
         sizes = (c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads, c.head_dim)
         return _Model(
             *sizes,
@@ -190,11 +255,11 @@ class NativeStep:
             c.attn_scale,
             float(torch.tensor(c.embed_scale, dtype=self._dtype)),
             0.0,
-            embed,
-            embed if c.tied else self._matrix(net.lm_head),
+            table,
+            table if head is None else self._matrix(head),
             layers,
             ropes,
-            self._scale(net.model.norm),
+            self._scale(decoder.norm),
         )
 
     def _layer(self, layer: Any, index: int) -> _Layer:
@@ -240,14 +305,23 @@ class NativeStep:
         return int(tensor.data_ptr())
 
 
-def native_step(net: Any, backend: Any) -> NativeStep | None:
-    """The compiled step for `net`, or None where it cannot serve it: another device, dtype or group size."""
+def native_step(decoder: Any, backend: Any, *, embed: Any = None, head: Any = None) -> NativeStep | None:
+    """The compiled step for a decoder and its own embedding and head, if any (see `NativeStep`); None where it cannot
+    serve one of them: another device, dtype or group size.
+    """
     if backend.device != "cpu" or backend.torch_dtype not in _DENSE_BITS:
         return None
-    for module in net.modules():
+    if not all(servable(m) for m in (decoder.layers, decoder.norm, embed, head)):
+        return None
+    return NativeStep(decoder, backend.torch_dtype, embed=embed, head=head)
+
+
+def servable(part: Any) -> bool:
+    """Whether the compiled step can read the weights of a module; None is no module, and no hindrance."""
+    for module in () if part is None else part.modules():
         if hasattr(module, "matrix") and not module.panelled:
-            return None
+            return False
         weight = getattr(module, "weight", None)
         if weight is not None and (weight.dtype not in _DENSE_BITS or not weight.is_contiguous()):
-            return None
-    return NativeStep(net, backend.torch_dtype)
+            return False
+    return True

@@ -166,14 +166,45 @@ class Layer(nn.Module):
         return tap(f"layers.{self.index}", x + y)
 
 
-class Model(nn.Module):
-    """Embeddings, layers, last norm."""
+class Decoder(nn.Module):
+    """Layers and the last norm: embeddings [B, T, D] and the state of a session -> normed hidden states [B, T, D].
 
-    def __init__(self, c: DecoderConfig):
+    embeddings: the tables that a checkpoint keeps beside the layers, by name; whoever calls this reads them.
+    """
+
+    def __init__(self, c: DecoderConfig, **embeddings: nn.Module):
         super().__init__()
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.config = c
+        for name, table in embeddings.items():
+            setattr(self, name, table)
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(c.hidden_size, c)
+        self._frequencies = {}
+
+    def finalize(self, backend) -> None:
+        """After loading: norm scales once, dense projections fused."""
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                module.finalize()
+        for layer in self.layers:
+            if hasattr(layer, "self_attn"):
+                layer.self_attn.fuse()
+            layer.mlp.fuse()
+            host.return_freed_memory()  # the unfused copies of all layers would be a third of a dense model
+        self._frequencies = frequencies(self.config, torch.device(backend.device))
+
+    def through(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+        """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
+        for layer in self.layers:
+            x = layer(x, piece)
+        return tap("norm", self.norm(x))
+
+    def hidden(self, x: torch.Tensor, state: dict) -> torch.Tensor:
+        """Embeddings [B, T, D] -> normed hidden states [B, T, D]; the state grows by T."""
+        piece = Piece(self.config, state, x, self._frequencies)
+        x = self.through(x, piece)
+        state["length"] = piece.stop
+        return x
 
 
 class DecoderLM(nn.Module):
@@ -186,27 +217,19 @@ class DecoderLM(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.model = Model(config)
+        self.model = Decoder(config, embed_tokens=nn.Embedding(config.vocab_size, config.hidden_size))
         if not config.tied:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.step, self.graphs = None, None
-        self._frequencies = {}
 
     def finalize(self, backend) -> None:
         """After loading: fuse dense projections, describe the weights to the compiled step."""
-        for module in self.modules():
-            if isinstance(module, RMSNorm):
-                module.finalize()
-        for layer in self.model.layers:
-            if hasattr(layer, "self_attn"):
-                layer.self_attn.fuse()
-            layer.mlp.fuse()
-            host.return_freed_memory()  # the unfused copies of all layers would be a third of a dense model
-        dtype = backend.torch_dtype
+        self.model.finalize(backend)
+        dtype, embed = backend.torch_dtype, self.model.embed_tokens
         self._embed_scale = float(torch.tensor(self.config.embed_scale, dtype=dtype))  # rounded as the checkpoint's
-        self._frequencies = frequencies(self.config, torch.device(backend.device))
-        self.step = native_torch.native_step(self, backend)
-        self.graphs = graph_torch.graphs(self, backend, self._frequencies)
+        head = None if self.config.tied else self.lm_head
+        self.step = native_torch.native_step(self.model, backend, embed=embed, head=head)
+        self.graphs = graph_torch.graphs(self, backend, self.model._frequencies)
 
     def weight_bytes(self) -> int:
         """Bytes of all weights as held."""
@@ -222,17 +245,8 @@ class DecoderLM(nn.Module):
         return tap("embed", x if self.config.embed_scale == 1.0 else x * self._embed_scale)
 
     def through(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
-        """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
-        for layer in self.model.layers:
-            x = layer(x, piece)
-        return tap("norm", self.model.norm(x))
-
-    def hidden(self, x: torch.Tensor, state: dict) -> torch.Tensor:
-        """Embeddings [B, T, D] -> normed hidden states [B, T, D]; the state grows by T."""
-        piece = Piece(self.config, state, x, self._frequencies)
-        x = self.through(x, piece)
-        state["length"] = piece.stop
-        return x
+        """See `Decoder.through`."""
+        return self.model.through(x, piece)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """Hidden states [..., D] -> logits [..., V]."""
@@ -249,14 +263,14 @@ class DecoderLM(nn.Module):
             done = self.graphs.run(ids, state, self.model.norm.weight)
             if done is not None:
                 return done
-        last = self.hidden(self.embed(ids), state)[:, -1]
+        last = self.model.hidden(self.embed(ids), state)[:, -1]
         return self.head(last), last
 
     def every(self, ids: torch.Tensor, state: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """As forward, of all positions: logits [B, T, V], hidden [B, T, D]."""
         if self._compiled(ids):
             return self.step.run(ids, state, every=True)
-        x = self.hidden(self.embed(ids), state)
+        x = self.model.hidden(self.embed(ids), state)
         return self.head(x), x
 
     def _compiled(self, ids: torch.Tensor) -> bool:

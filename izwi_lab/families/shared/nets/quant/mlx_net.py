@@ -149,9 +149,9 @@ def use_affine(net: nn.Module, affine: Unread, backend) -> None:
             new = AffineLinear(weight, backend.mlx_dtype, backend.device, old.get("bias"))
         else:
             new = AffineEmbedding(weight, backend.mlx_dtype, backend.device)
-        parent = modules[owner]
-        if isinstance(parent, (list, tuple)):
-            parent[int(child)] = new
-        else:
-            setattr(parent, child, new)
+        if owner in modules:
+            setattr(modules[owner], child, new)
+        else:  # a list of modules, which has no name of its own
+            holder, _, listed = owner.rpartition(".")
+            modules[holder][listed][int(child)] = new
         mx.eval(new.parameters())

@@ -12,7 +12,7 @@ import torch.nn as nn
 
 from izwi_lab.families.shared.nets.conv_stack.torch_net import Conv1d
 
-_POINTERS = ("x", "weight", "bias", "sums", "modulation", "alpha", "residual", "out", "out_sums")
+_POINTERS = ("x", "past", "weight", "bias", "sums", "modulation", "alpha", "inverse", "residual", "out", "out_sums")
 _NUMBERS = ("c_in", "c_out", "taps", "dilation", "pad", "bf16", "accumulate", "threads")
 _ALIGNMENT = 64
 _PARALLEL_PRODUCTS = 4_000_000  # below this (some 20 microseconds) waking a second thread costs more than it brings
@@ -62,6 +62,8 @@ class Kernels:
         *,
         norm: tuple[torch.Tensor, torch.Tensor] | None = None,
         alpha: torch.Tensor | None = None,
+        inverse: torch.Tensor | None = None,
+        past: torch.Tensor | None = None,
         slope: float = 1.0,
         residual: torch.Tensor | None = None,
         gain: float = 1.0,
@@ -69,8 +71,17 @@ class Kernels:
         accumulate: bool = False,
         sums: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x: [T, Cin] -> ([T', Cout], its sums if asked for). norm: (sums of x, gamma and beta)."""
-        frames = x.shape[0] + 2 * conv.pad - (conv.taps - 1) * conv.dilation
+        """x: [T, Cin] -> ([T', Cout], its sums if asked for). norm: (sums of x, gamma and beta).
+
+        Snake: x + inverse * sin(alpha x)^2, inverse being 1 / alpha where it is not given. past: the rows before x,
+        [(taps - 1) * dilation, Cin]; the convolution is then causal, T' = T.
+        """
+        pad, span = conv.pad, (conv.taps - 1) * conv.dilation
+        frames = x.shape[0] + 2 * pad - span
+        if past is not None:
+            pad, frames = span, x.shape[0]
+            if tuple(past.shape) != (span, conv.ins) or not past.is_contiguous():
+                raise ValueError(f"convolve expects a past of [{span}, {conv.ins}], got {list(past.shape)}")
         if frames < 1 or x.shape[1] != conv.ins:
             raise ValueError(f"convolve expects [T, {conv.ins}] with enough rows for one output, got {list(x.shape)}")
         for given in (out, residual):
@@ -81,7 +92,7 @@ class Kernels:
         out = torch.empty(frames, conv.outs) if out is None else out
         made = torch.empty(2, conv.outs, dtype=torch.float64) if sums else None
         before, modulation = norm or (None, None)
-        held = (x, conv.weight, conv.bias, before, modulation, alpha, residual, out, made)
+        held = (x, past, conv.weight, conv.bias, before, modulation, alpha, inverse, residual, out, made)
         call = _Conv(
             *(None if t is None else t.data_ptr() for t in held),
             x.shape[0],
@@ -90,7 +101,7 @@ class Kernels:
             conv.outs,
             conv.taps,
             conv.dilation,
-            conv.pad,
+            pad,
             int(conv.bf16),
             int(accumulate),
             torch.get_num_threads() if frames * conv.taps * conv.ins * conv.outs > _PARALLEL_PRODUCTS else 1,

@@ -1,0 +1,132 @@
+"""Qwen3-TTS on MLX: talker and code predictor, with the parameter names of the official checkpoint.
+
+Both are the shared decoder run from embeddings. Taps: "talker." and "predictor." before the names of
+`families/shared/nets/decoder` (layers.N..., norm, logits); those of the predictor are seen once a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from izwi_lab.families.qwen3_tts.config import TTSConfig
+from izwi_lab.families.shared.nets.decoder import cache
+from izwi_lab.families.shared.nets.decoder.mlx_net import Decoder, lay_out
+from izwi_lab.families.shared.taps import named_under, tap
+
+
+class TextProjection(nn.Module):
+    """From the width of the text embedding to the talker's."""
+
+    def __init__(self, c: TTSConfig):
+        super().__init__()
+        self.linear_fc1 = nn.Linear(c.text_width, c.text_width)
+        self.linear_fc2 = nn.Linear(c.text_width, c.talker.hidden_size)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """See the class."""
+        return self.linear_fc2(nn.silu(self.linear_fc1(x)))
+
+
+class CodePredictor(nn.Module):
+    """The decoder of a frame's other codes, with a head for each."""
+
+    def __init__(self, c: TTSConfig):
+        super().__init__()
+        rest, width = range(c.codebooks - 1), c.predictor.hidden_size
+        tables = [nn.Embedding(c.predictor_vocab, c.talker.hidden_size) for _ in rest]
+        self.model = Decoder(c.predictor, codec_embedding=tables)  # as wide as the talker
+        self.lm_head = [nn.Linear(width, c.predictor_vocab, bias=False) for _ in rest]
+        if c.projected:
+            self.small_to_mtp_projection = nn.Linear(c.talker.hidden_size, width)
+
+
+class Talker(nn.Module):
+    """The decoder of codebook 0, and the code predictor."""
+
+    def __init__(self, c: TTSConfig):
+        super().__init__()
+        self.model = Decoder(
+            c.talker,
+            text_embedding=nn.Embedding(c.text_vocab, c.text_width),
+            codec_embedding=nn.Embedding(c.talker.vocab_size, c.talker.hidden_size),
+        )
+        self.text_projection = TextProjection(c)
+        self.codec_head = nn.Linear(c.talker.hidden_size, c.talker.vocab_size, bias=False)
+        self.code_predictor = CodePredictor(c)
+
+
+class TTSNet(nn.Module):
+    """What the verbs of the family are made of. B batch, T positions, F frames, K codebooks, H talker width."""
+
+    def __init__(self, config: TTSConfig):
+        super().__init__()
+        self.config = config
+        self.talker = Talker(config)
+
+    def finalize(self, backend) -> None:
+        """After loading: what every step needs, once; see `Decoder.finalize`."""
+        part = self.talker.code_predictor
+        self._dtype = backend.mlx_dtype
+        self.talker.model.finalize(backend)
+        part.model.finalize(backend)
+        for module in (*self.talker.text_projection.leaf_modules().values(), self.talker.codec_head, *part.lm_head):
+            lay_out(module, backend)
+        if self.config.projected:
+            lay_out(part.small_to_mtp_projection, backend)
+
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as held."""
+        return sum(p.nbytes for _, p in tree_flatten(self.parameters()))
+
+    def state(self, kv_dtype: str | None = None) -> dict:
+        """Empty caches of the talker. kv_dtype: None for the compute dtype, or "int8"."""
+        return cache.empty(kv_dtype)
+
+    def predictor_state(self) -> dict:
+        """Empty caches of the predictor; it begins anew with every frame."""
+        return cache.empty()
+
+    def text(self, ids: mx.array) -> mx.array:
+        """Text ids [B, T] -> [B, T, H]."""
+        return self.talker.text_projection(self.talker.model.text_embedding(ids).astype(self._dtype))
+
+    def codec(self, ids: mx.array) -> mx.array:
+        """Ids of the talker's vocabulary [B, T] -> [B, T, H]."""
+        return self.talker.model.codec_embedding(ids)
+
+    def frames(self, codes: mx.array) -> mx.array:
+        """Codes [B, K, F] -> the sum of their embeddings [B, F, H], rounded once."""
+        tables = (self.talker.model.codec_embedding, *self.talker.code_predictor.model.codec_embedding)
+        every = mx.stack([table(codes[:, i]) for i, table in enumerate(tables)], axis=1)
+        return every.astype(mx.float32).sum(axis=1).astype(self._dtype)
+
+    def talk(self, x: mx.array, state: dict) -> tuple[mx.array, mx.array]:
+        """Embeddings [B, T, H] -> logits [B, V], hidden [B, H] of the last position; the state grows by T."""
+        with named_under("talker."):
+            last = self.talker.model.hidden(x.astype(self._dtype), state)[:, -1]
+            return tap("logits", self.talker.codec_head(last)), last
+
+    def predict(self, hidden: mx.array, c0: int, choose: Callable[[mx.array, int], int]) -> list[int]:
+        """The K codes of a frame. hidden: [1, H] of the position before it; c0: its code of codebook 0.
+
+        choose: draws the code of codebook 1, 2 ... K - 1 from logits [1, V] and that number.
+        """
+        codes, state = [c0], self.predictor_state()
+        x = mx.concatenate([hidden[:, None].astype(self._dtype), self.codec(mx.array([[c0]]))], axis=1)
+        for index in range(1, self.config.codebooks):
+            codes.append(choose(self.predictor_logits(x, index, state), index))
+            if index < self.config.codebooks - 1:
+                table = self.talker.code_predictor.model.codec_embedding[index - 1]
+                x = table(mx.array([codes[-1:]]))
+        return codes
+
+    def predictor_logits(self, x: mx.array, index: int, state: dict) -> mx.array:
+        """What the predictor reads, [B, T, H] -> logits [B, V] of codebook `index`; the state grows by T."""
+        part = self.talker.code_predictor
+        with named_under("predictor."):
+            x = part.small_to_mtp_projection(x) if self.config.projected else x
+            return tap("logits", part.lm_head[index - 1](part.model.hidden(x, state)[:, -1]))

@@ -1,0 +1,154 @@
+"""Qwen3-TTS on torch: talker and code predictor, with the parameter names of the official checkpoint.
+
+Both are the shared decoder run from embeddings. Taps: "talker." and "predictor." before the names of
+`families/shared/nets/decoder` (layers.N..., norm, logits); those of the predictor are seen once a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from izwi_lab.families.qwen3_tts import compiled_torch
+from izwi_lab.families.qwen3_tts.config import TTSConfig
+from izwi_lab.families.shared.nets.decoder import cache
+from izwi_lab.families.shared.nets.decoder.torch_net import Decoder
+from izwi_lab.families.shared.taps import named_under, tap, tapped
+
+
+class TextProjection(nn.Module):
+    """From the width of the text embedding to the talker's."""
+
+    def __init__(self, c: TTSConfig):
+        super().__init__()
+        self.linear_fc1 = nn.Linear(c.text_width, c.text_width)
+        self.linear_fc2 = nn.Linear(c.text_width, c.talker.hidden_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return self.linear_fc2(F.silu(self.linear_fc1(x)))
+
+
+class CodePredictor(nn.Module):
+    """The decoder of a frame's other codes, with a head for each."""
+
+    def __init__(self, c: TTSConfig):
+        super().__init__()
+        rest, width = range(c.codebooks - 1), c.predictor.hidden_size
+        tables = nn.ModuleList(nn.Embedding(c.predictor_vocab, c.talker.hidden_size) for _ in rest)
+        self.model = Decoder(c.predictor, codec_embedding=tables)  # as wide as the talker
+        self.lm_head = nn.ModuleList(nn.Linear(width, c.predictor_vocab, bias=False) for _ in rest)
+        if c.projected:
+            self.small_to_mtp_projection = nn.Linear(c.talker.hidden_size, width)
+
+
+class Talker(nn.Module):
+    """The decoder of codebook 0, and the code predictor."""
+
+    def __init__(self, c: TTSConfig):
+        super().__init__()
+        self.model = Decoder(
+            c.talker,
+            text_embedding=nn.Embedding(c.text_vocab, c.text_width),
+            codec_embedding=nn.Embedding(c.talker.vocab_size, c.talker.hidden_size),
+        )
+        self.text_projection = TextProjection(c)
+        self.codec_head = nn.Linear(c.talker.hidden_size, c.talker.vocab_size, bias=False)
+        self.code_predictor = CodePredictor(c)
+
+
+class TTSNet(nn.Module):
+    """What the verbs of the family are made of. B batch, T positions, F frames, K codebooks, H talker width.
+
+    On the CPU single positions and the predictor go through the compiled step; open taps go through this code.
+    """
+
+    def __init__(self, config: TTSConfig):
+        super().__init__()
+        self.config = config
+        self.talker = Talker(config)
+        self.compiled = None
+        self._tables = None
+
+    def finalize(self, backend) -> None:
+        """After loading: fuse, and describe the weights to the compiled step."""
+        self._dtype = backend.torch_dtype
+        self.talker.model.finalize(backend)
+        self.talker.code_predictor.model.finalize(backend)
+        self._tables = one_table(self.talker.code_predictor.model.codec_embedding)
+        self._offsets = self.config.predictor_vocab * torch.arange(self.config.codebooks - 1, device=backend.device)
+        self.compiled = compiled_torch.compiled(self, backend)
+
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as held."""
+        return sum(t.nbytes for t in (*self.parameters(), *self.buffers()))
+
+    def state(self, kv_dtype: str | None = None) -> dict:
+        """Empty caches of the talker. kv_dtype: None for the compute dtype, or "int8"."""
+        return cache.empty(kv_dtype)
+
+    def predictor_state(self) -> dict:
+        """Empty caches of the predictor; it begins anew with every frame."""
+        return cache.empty()
+
+    def text(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text ids [B, T] -> [B, T, H]."""
+        return self.talker.text_projection(self.talker.model.text_embedding(ids).to(self._dtype))
+
+    def codec(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids of the talker's vocabulary [B, T] -> [B, T, H]."""
+        return self.talker.model.codec_embedding(ids)
+
+    def frames(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes [B, K, F] -> the sum of their embeddings [B, F, H], rounded once."""
+        first, rest = self.codec(codes[:, :1]), codes[:, 1:]
+        if self._tables is not None:
+            others = F.embedding(rest + self._offsets[:, None], self._tables)
+        else:
+            tables = self.talker.code_predictor.model.codec_embedding
+            others = torch.stack([table(rest[:, i]) for i, table in enumerate(tables)], dim=1)
+        return torch.cat((first, others), dim=1).float().sum(dim=1).to(self._dtype)
+
+    def talk(self, x: torch.Tensor, state: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings [B, T, H] -> logits [B, V], hidden [B, H] of the last position; the state grows by T."""
+        if self.compiled is not None and len(x) == 1 and not tapped() and self.compiled.serves(x.shape[1]):
+            return self.compiled.talk(x[0], state)
+        with named_under("talker."):
+            last = self.talker.model.hidden(x.to(self._dtype), state)[:, -1]
+            return tap("logits", self.talker.codec_head(last)), last
+
+    def predict(self, hidden: torch.Tensor, c0: int, choose: Callable[[torch.Tensor, int], int]) -> list[int]:
+        """The K codes of a frame. hidden: [1, H] of the position before it; c0: its code of codebook 0.
+
+        choose: draws the code of codebook 1, 2 ... K - 1 from logits [1, V] and that number.
+        """
+        if self.compiled is not None and not tapped() and self.compiled.ready():
+            return self.compiled.predict(hidden, c0, choose)
+        codes, state, device = [c0], self.predictor_state(), hidden.device
+        x = torch.cat((hidden[:, None].to(self._dtype), self.codec(torch.tensor([[c0]], device=device))), dim=1)
+        for index in range(1, self.config.codebooks):
+            codes.append(choose(self.predictor_logits(x, index, state), index))
+            if index < self.config.codebooks - 1:
+                table = self.talker.code_predictor.model.codec_embedding[index - 1]
+                x = table(torch.tensor([codes[-1:]], device=device))
+        return codes
+
+    def predictor_logits(self, x: torch.Tensor, index: int, state: dict) -> torch.Tensor:
+        """What the predictor reads, [B, T, H] -> logits [B, V] of codebook `index`; the state grows by T."""
+        part = self.talker.code_predictor
+        with named_under("predictor."):
+            x = part.small_to_mtp_projection(x) if self.config.projected else x
+            return tap("logits", part.lm_head[index - 1](part.model.hidden(x, state)[:, -1]))
+
+
+def one_table(embeddings: nn.ModuleList) -> torch.Tensor | None:
+    """Embeddings below each other; their weights become views. None where one is quantised."""
+    if not all(type(e) is nn.Embedding for e in embeddings):
+        return None
+    whole = torch.cat([e.weight for e in embeddings])
+    for e, part in zip(embeddings, whole.split([len(e.weight) for e in embeddings]), strict=True):
+        e.weight = nn.Parameter(part, requires_grad=False)
+    return whole

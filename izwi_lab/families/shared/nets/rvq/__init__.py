@@ -1,0 +1,1 @@
+"""Residual vector quantisers, the first codebook apart from the rest (Mimi, Qwen3-TTS)."""

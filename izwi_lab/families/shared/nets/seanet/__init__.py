@@ -1,0 +1,1 @@
+"""The encoder of Mimi: SEANet, a transformer, and a convolution that halves the rate."""

@@ -1,0 +1,1 @@
+"""Transformers whose attention sees a window of the past, as codecs have them."""
