@@ -79,7 +79,7 @@ class Audio:
             if not callable(getattr(source, "read", None)):
                 raise AudioError(
                     f"Audio.open expects a path, bytes or an open binary file, got {type(source).__name__}.",
-                    hint="Audio.from_samples takes arrays.",
+                    hint="Of a Speech give its .audio. Audio.from_samples takes arrays.",
                 )
             name = repr(str(source.name)) if isinstance(getattr(source, "name", None), str) else "The audio"
             body = _read_capped(source, name, max_bytes)

@@ -123,8 +123,10 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def speech_html(speech: Speech) -> str:
     """The clip, the words, and where they came from."""
-    facts = _facts(speech.model, speech.voice and f"voice {speech.voice}", speech.backend, _timed(speech.timing))
-    return audio_html(speech.audio, facts=facts) + f"<div>{_paragraph(_shortened(speech.text))}</div>"
+    seed = "" if speech.seed is None else f"seed {speech.seed}"
+    facts = _facts(speech.model, speech.voice and f"voice {speech.voice}", speech.backend, _timed(speech.timing), seed)
+    notes = "".join(f'<div style="{_GREY}">⚠ {escape(note)}</div>' for note in speech.notes)
+    return audio_html(speech.audio, facts=facts) + f"<div>{_paragraph(_shortened(speech.text))}</div>{notes}"
 
 
 def transcript_html(transcript: Transcript) -> str:

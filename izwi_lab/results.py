@@ -192,7 +192,10 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Spoken text. `voice` is the voice or blend that was used; `notes` say what of the text is not heard, and why."""
+    """Spoken text. `voice` is the voice or blend that was used; `notes` say what of the text is not heard, and why.
+
+    seed: of the random numbers, with which the same call says the same again; None where nothing is drawn.
+    """
 
     audio: Audio
     text: str
@@ -202,10 +205,13 @@ class Speech:
     backend: str = ""
     timing: Timing = field(default_factory=Timing)
     notes: tuple[str, ...] = ()
+    seed: int | None = None
 
     def __repr__(self) -> str:
-        shown = self.text if len(self.text) <= 80 else self.text[:79] + "…"
-        return f"Speech({self.audio!r}, {shown!r}, voice={self.voice!r}, model={self.model!r}, {self.timing})"
+        facts = [f"voice={self.voice!r}", f"model={self.model!r}", str(self.timing)]
+        facts += [] if self.seed is None else [f"seed={self.seed}"]
+        facts += [f"notes={list(self.notes)}"] if self.notes else []
+        return f"Speech({self.audio!r}, {_short(self.text)!r}, {', '.join(facts)})"
 
     def _repr_html_(self) -> str:
         from izwi_lab import rendering
@@ -215,13 +221,27 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """A piece of streamed speech. Chunks joined by `index` are the whole; the last has is_final. notes: see Speech."""
+    """A piece of streamed speech. Chunks joined by `index` are the whole; the last has is_final. notes: see Speech.
+
+    tokens: generated for it, counted as `Speech.timing.tokens` counts them.
+    """
 
     audio: Audio
     index: int
     text: str = ""
     is_final: bool = False
     notes: tuple[str, ...] = ()
+    tokens: int = 0
+
+    def __repr__(self) -> str:
+        facts = [repr(self.audio), *([repr(_short(self.text))] if self.text else [])]
+        facts += ["is_final=True"] if self.is_final else []
+        facts += [f"notes={list(self.notes)}"] if self.notes else []
+        return f"AudioChunk({self.index}: {', '.join(facts)})"
+
+
+def _short(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,9 @@ SIGNATURES = {
         "model, *, backend='auto', device=None, dtype=None, load_format='auto', download=True, progress=None"
     ),
     "izwi_lab.runtime.api:speak": (
-        "text, *, voice=None, language=None, speed=1.0, instruct=None, reference=None, transcript=None, model=None, "
-        "seed=None, cancel=None, timeout_s=None"
+        "text, *, voice=None, language=None, speed=1.0, instruct=None, reference=None, transcript=None, "
+        "text_mode=None, sampling=None, predictor=None, max_frames=None, model=None, seed=None, cancel=None, "
+        "timeout_s=None"
     ),
     "izwi_lab.runtime.api:transcribe": (
         "audio, *, language=None, task='transcribe', prompt=None, word_times=False, temperature=0.0, model=None, "
@@ -65,6 +66,18 @@ SIGNATURES = {
         for verb in ("chat", "stream_chat")
     },
     **{
+        f"izwi_lab.runtime.service:InferenceEngine.{verb}": (
+            "self, text, *, model=None, voice=None, language=None, speed=1.0, instruct=None, reference=None, "
+            "transcript=None, text_mode=None, sampling=None, predictor=None, max_frames=None, seed=None, "
+            "backend=None, device=None, dtype=None, cancel=None, timeout_s=None, download=True, progress=None"
+        )
+        for verb in ("speak", "stream_speak")
+    },
+    "izwi_lab.runtime.service:InferenceEngine.voice": (
+        "self, audio, transcript=None, *, model, name='reference', language='', backend=None, device=None, "
+        "dtype=None, cancel=None, timeout_s=None, download=True, progress=None"
+    ),
+    **{
         f"izwi_lab.families.shared.text_model:TextModel.{verb}": (
             "self, prompt, *, sampling=None, max_tokens=512, stop=(), seed=None, thinking=None, tools=(), "
             "tool_choice='auto', response_format=None, logprobs=None, truncation='error', speculative=None, "
@@ -75,7 +88,9 @@ SIGNATURES = {
     "izwi_lab.families.shared.text_model:TextModel.tokenize": (
         "self, messages, *, template=True, tools=(), thinking=None"
     ),
-    "izwi_lab.families.qwen3_tts.voice:Voice": ("name, embedding, codes=None, transcript='', language='', source=''"),
+    "izwi_lab.families.qwen3_tts.voice:Voice": (
+        "name, embedding, codes=None, transcript='', language='', source='', notes=()"
+    ),
     "izwi_lab.families.qwen3_tts.voice:Voice.save": "self, path",
     "izwi_lab.families.qwen3_tts.voice:Voice.load": "path",
     "izwi_lab.families.qwen3_tts.voice:Voice.saved": "folder",

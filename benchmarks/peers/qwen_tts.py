@@ -73,7 +73,13 @@ class QwenTts:
         ids = [config.im_start_token_id, config.assistant_token_id, 198, *text, *[config.im_end_token_id] * 5]
         never = talker.vocab_size - 1  # an id that may not be drawn, so that no end comes early
         torch.manual_seed(0)
-        with torch.inference_mode():
+        read_at: list[float] = []  # when the talker had read the prompt: its first step
+
+        def note(*_: object) -> None:
+            if not read_at:
+                read_at.append(self._now_s())
+
+        with torch.inference_mode(), self._model.talker.register_forward_hook(note):
             start_s = time.perf_counter()
             codes, _ = self._model.generate(
                 input_ids=[torch.tensor([ids], device=self._device)],
@@ -91,8 +97,10 @@ class QwenTts:
         return Measurement(
             total_s=end_s - start_s,
             first_s=end_s - start_s,
-            decode_s=decoded_s - start_s,
+            prefill_s=read_at[0] - start_s,
+            decode_s=decoded_s - read_at[0],
             audio_s=samples.shape[-1] / 24000,
+            prompt_tokens=len(ids),
             tokens=len(found),
             input=digest(text),
             output=digest([int(samples.shape[-1])]),

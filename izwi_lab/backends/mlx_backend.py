@@ -77,7 +77,7 @@ class MLXBackend:
         net.freeze()
         if hasattr(net, "finalize"):
             net.finalize(self)
-        mx.eval(net.parameters())
+        mx.eval(*_held(net))  # no array may wait for the thread that loads
         return net
 
     def _dense(self, name: str, weight: Tensor, axes: tuple[int, ...] | None, keep_float32: Sequence[str]) -> mx.array:
@@ -165,6 +165,24 @@ class _Made(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._shapes)
+
+
+def _held(net: nn.Module) -> Iterator[mx.array]:
+    """Every array that the modules of a net hold: parameters, and what `finalize` made of them."""
+    for module in net.modules():
+        yield from _arrays(dict(module))
+        yield from _arrays(vars(module))
+
+
+def _arrays(value: Any) -> Iterator[mx.array]:
+    if isinstance(value, mx.array):
+        yield value
+    elif isinstance(value, Mapping) and not isinstance(value, nn.Module):
+        for part in value.values():
+            yield from _arrays(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _arrays(part)
 
 
 def _axes_by_name(net: nn.Module) -> dict[str, tuple[int, ...]]:

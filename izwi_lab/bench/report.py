@@ -112,6 +112,7 @@ def _circumstances(rec: Record) -> list[str]:
 
 
 _PEERS = ["onnxruntime", "faster-whisper", "ctranslate2", "llama-cpp-python", "transformers", "mlx-lm"]
+_PEERS += ["mlx-audio", "qwen-tts"]
 _SHOWN = frozenset(["izwi-lab", "torch", "mlx", "numpy", "tokenizers", *_PEERS])
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from izwi_lab import __version__
+from izwi_lab.cli import console
 from izwi_lab.errors import IzwiError, UnknownModelError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except IzwiError as error:
         if args.debug:
             traceback.print_exc()
-        print(f"izwi-lab {args.command}: {_told(error)}", file=sys.stderr)
+        console.note(f"izwi-lab {args.command}: {_told(error)}")
         return FAILED
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from izwi_lab.errors import InvalidInputError
 
+_KEPT = "\t\u200c\u200d"  # tabs, and what is part of how words and emoji are written
+
 
 def say(text: str = "") -> None:
     """A line of result."""
@@ -16,9 +18,18 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A line about the work, kept apart from the result."""
+    """A line about the work, kept apart from the result. What would steer the terminal is shown, not done."""
     sys.stdout.flush()
-    print(text, file=sys.stderr, flush=True)
+    print("\n".join(map(plain, text.split("\n"))), file=sys.stderr, flush=True)
+
+
+def plain(text: str) -> str:
+    r"""Text of a file on one line, with what is no visible character written out: a name may hold an escape sequence.
+
+    >>> print(plain("Anna\x1b[2J"))
+    Anna\x1b[2J
+    """
+    return "".join(c if c.isprintable() or c in _KEPT else repr(c)[1:-1] for c in text)
 
 
 def say_json(value: Any) -> None:
@@ -27,12 +38,13 @@ def say_json(value: Any) -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """Columns as wide as their longest cell, two spaces apart. right: headers of the columns of numbers.
+    """Columns as wide as their longest cell, each `plain`, two spaces apart. right: headers of columns of numbers.
 
     >>> print(table(["id", "MB"], [["Whisper-base", "145"]], right=["MB"]))
     id             MB
     Whisper-base  145
     """
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
     lines = []
     for row in [headers, *rows]:

@@ -132,13 +132,20 @@ class DirectedSpeechModel(Protocol):
     """A SpeechModel that can be told how to speak, and in whose voice. Known by its verb `voice`.
 
     instruct: in words; text_mode: "whole" or "streaming", None takes the model's own; reference: a clip of the voice,
-    transcript: what it says. What a variant cannot honour raises.
+    transcript: what it says. sampling: of the first code of a frame, predictor: of its others; max_frames: of a piece
+    of the text. What a variant cannot honour raises.
     """
 
     @property
     def voices(self) -> tuple[str, ...]: ...
     def voice(
-        self, audio: AudioSource, transcript: str | None = None, *, name: str = "reference", language: str = ""
+        self,
+        audio: AudioSource,
+        transcript: str | None = None,
+        *,
+        name: str = "reference",
+        language: str = "",
+        cancel: CancelToken | None = None,
     ) -> Voice: ...
     def tokenize(
         self,
@@ -158,6 +165,9 @@ class DirectedSpeechModel(Protocol):
         speed: float = 1.0,
         instruct: str | None = None,
         text_mode: str | None = None,
+        sampling: Sampling | None = None,
+        predictor: Sampling | None = None,
+        max_frames: int | None = None,
         reference: AudioSource | None = None,
         transcript: str | None = None,
         seed: int | None = None,
@@ -172,6 +182,9 @@ class DirectedSpeechModel(Protocol):
         speed: float = 1.0,
         instruct: str | None = None,
         text_mode: str | None = None,
+        sampling: Sampling | None = None,
+        predictor: Sampling | None = None,
+        max_frames: int | None = None,
         reference: AudioSource | None = None,
         transcript: str | None = None,
         seed: int | None = None,

@@ -8,6 +8,7 @@ from izwi_lab.families.shared.nets.decoder.config import CONV
 from izwi_lab.families.shared.steps import Session
 from izwi_lab.families.shared.text_model import TextModel
 from izwi_lab.lab import plots
+from izwi_lab.lab.labels import check_text_model
 
 _LISTS = ("k", "v", "k_scale", "v_scale", "conv")
 
@@ -18,6 +19,7 @@ def cache_table(model: TextModel, session: Session) -> Any:
     held: positions that can still be looked at; a ring (a sliding window, a convolution) writes over older ones.
     The bytes add up to `session.nbytes`.
     """
+    check_text_model(model)
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     state, c = session.state, model.config
     for layer, kind in enumerate(c.layer_types):

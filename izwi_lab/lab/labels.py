@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.steps import Prompt
 from izwi_lab.families.shared.text_model import Messages, TextModel
 
@@ -30,8 +31,17 @@ def _label(model: TextModel, token: int) -> str:
         return "".join(f"<{byte:02X}>" for byte in said)
 
 
+def check_text_model(model: object) -> None:
+    """Raise InvalidInputError for what is no text model."""
+    if not isinstance(model, TextModel):
+        raise InvalidInputError(
+            f"This looks into text models, got {model!r:.80}.", hint="model.tap(...) reads intermediates of any family."
+        )
+
+
 def as_prompt(model: TextModel, prompt: Messages | Prompt) -> Prompt:
     """A Prompt as it is; text or messages through the chat template, or as they are where there is none."""
+    check_text_model(model)
     if isinstance(prompt, Prompt):
         return prompt
     plain = isinstance(prompt, str) and model.text_processor().template is None

@@ -33,7 +33,7 @@ def tiny_tts(kind: str = "custom_voice", *, backend: str = "torch", seed: int = 
     """A tiny model of a kind ("base", "custom_voice", "voice_design") on the CPU, with random weights.
 
     Raises:
-        InvalidInputError: no such kind.
+        InvalidInputError: no such kind, or no seed.
     """
     from izwi_lab import catalog
     from izwi_lab.backends import open_backend
@@ -43,8 +43,10 @@ def tiny_tts(kind: str = "custom_voice", *, backend: str = "torch", seed: int = 
     from izwi_lab.families.qwen3_tts.model import Qwen3TTS
     from izwi_lab.families.qwen3_tts.processor import Processor
 
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidInputError(f"There is no kind {kind!r:.60}.", hint=f"Kinds: {', '.join(KINDS)}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidInputError(f"seed must be a whole number from 0, got {seed!r:.80}.")
     row = catalog.get(f"Qwen3-TTS-12Hz-1.7B-{KINDS[kind]}")
     variant = replace(row, id=f"tiny {kind}", display_name=f"tiny {kind}")
     plan = BackendPlan(backend, "cpu", "float32", "so small that the CPU is best")

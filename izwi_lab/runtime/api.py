@@ -87,6 +87,10 @@ def speak(
     instruct: str | None = None,
     reference: AudioSource | None = None,
     transcript: str | None = None,
+    text_mode: str | None = None,
+    sampling: Sampling | None = None,
+    predictor: Sampling | None = None,
+    max_frames: int | None = None,
     model: ModelName | None = None,
     seed: int | None = None,
     cancel: CancelToken | None = None,
@@ -95,7 +99,9 @@ def speak(
     """Say `text`. The result holds `audio`, which a notebook plays; voices can be blended ("af_heart+am_michael").
 
     Models that take them: instruct says in words how to speak; reference is audio of a voice to speak in, transcript
-    what it says. A voice that is used often: `model.voice(...)`, a Voice.
+    what it says; text_mode "whole" reads all text before the first sound, "streaming" while speaking; sampling and
+    predictor say how codes are drawn, the first of a frame and its others; max_frames bounds each piece of the text.
+    A voice that is used often: `engine().voice(...)`, a Voice.
 
     For audio while it is being made: `engine().stream_speak`.
 
@@ -109,6 +115,10 @@ def speak(
         instruct=instruct,
         reference=reference,
         transcript=transcript,
+        text_mode=text_mode,
+        sampling=sampling,
+        predictor=predictor,
+        max_frames=max_frames,
         model=model,
         seed=seed,
         cancel=cancel,

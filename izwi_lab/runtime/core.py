@@ -47,12 +47,18 @@ _CACHE_BYTES = 1_000_000_000  # 8000 positions of a model of 0.6 billion paramet
 Progress = Callable[[Any], None]
 
 
-class _TaskModule(Protocol):
-    """What tts.py, asr.py and chat.py have."""
+class CheckingModule(Protocol):
+    """What tts.py, asr.py, chat.py and voices.py have."""
 
     TASK: Task
 
-    def check(self, request: Any, limits: Limits) -> Any: ...
+    def check(self, request: Any, limits: Limits) -> Any:
+        """The request, or an error saying what is wrong with it."""
+
+
+class _TaskModule(CheckingModule, Protocol):
+    """What tts.py, asr.py and chat.py have: answers whole, and piece by piece."""
+
     def run(self, lease: Lease, request: Any, cancel: CancelToken) -> Any: ...
     def stream(self, lease: Lease, request: Any, cancel: CancelToken) -> Iterator[Any]: ...
     def measure(self, piece: Any) -> tuple[float, int]: ...
@@ -69,7 +75,6 @@ _TASKS: dict[type[GenerationRequest], _TaskModule] = {
 class _Job:
     """A request and the model it is bound to."""
 
-    task: _TaskModule
     request: GenerationRequest
     token: RequestToken
     lease: Lease
@@ -184,13 +189,14 @@ class EngineCore:
 
     def run(self, request: GenerationRequest) -> GenerationResult:
         """Answer a request of any task. Raises InvalidInputError before any model is loaded, Cancelled at a stop."""
-        with self._begin(request) as job:
+        task = _task_of(request)
+        with self._begin(request, task) as job:
             model = job.lease.model
 
             def work() -> tuple[GenerationResult, float]:
                 job.token.check()
                 began = time.perf_counter()
-                result = job.task.run(job.lease, job.request, job.token)
+                result = task.run(job.lease, job.request, job.token)
                 return result, time.perf_counter() - began
 
             result, seconds = job.executor.run(work, job.token)
@@ -198,15 +204,16 @@ class EngineCore:
 
     def stream(self, request: GenerationRequest) -> Stream[Any]:
         """Answer a request piece by piece. The model is bound and in memory when this returns."""
-        with self._begin(request) as job:
+        task = _task_of(request)
+        with self._begin(request, task) as job:
             model = job.lease.model
             stream: Stream[Any] = Stream(
-                lambda: job.task.stream(job.lease, job.request, job.token),
+                lambda: task.stream(job.lease, job.request, job.token),
                 lease=job.take(),
                 executor=job.executor,
                 token=job.token,
                 backend=model.plan.backend,
-                measure=job.task.measure,
+                measure=task.measure,
             )
         with self._guard:
             self._streams.add(stream)
@@ -216,19 +223,16 @@ class EngineCore:
         return stream
 
     @contextmanager
-    def _begin(self, request: GenerationRequest) -> Iterator[_Job]:
+    def _begin(self, request: GenerationRequest, task: CheckingModule) -> Iterator[_Job]:
         """Check, route and bind. The lease is let go at the end unless the job was told to hand it on."""
-        task = _TASKS.get(type(request))
-        if task is None:
-            raise InvalidInputError(
-                f"A request must be one of {[c.__name__ for c in _TASKS]}, got {type(request).__name__}."
-            )
         token = self._token(request.cancel, request.timeout_s)
         check_seed(request.seed)
         request = task.check(request, self.limits)
         route = self._route(request.model, task.TASK, request.backend, request.device, request.dtype)
+        if (fits := getattr(task, "fits", None)) is not None:  # what the variant is known not to do is not fetched for
+            fits(request, route.variant)
         lease = self._acquire(route, token, download=request.download, progress=request.progress)
-        job = _Job(task, request, token, lease, self._executors.of(lease.model.backend))
+        job = _Job(request, token, lease, self._executors.of(lease.model.backend))
         try:
             yield job
         except BaseException:
@@ -304,6 +308,15 @@ class EngineCore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _task_of(request: GenerationRequest) -> _TaskModule:
+    task = _TASKS.get(type(request))
+    if task is None:
+        raise InvalidInputError(
+            f"A request must be one of {[c.__name__ for c in _TASKS]}, got {type(request).__name__}."
+        )
+    return task
 
 
 def _stamped(result: GenerationResult, model: Model, seconds: float) -> GenerationResult:

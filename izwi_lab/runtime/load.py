@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from izwi_lab import backends, families
+from izwi_lab import backends, codecs, families
 from izwi_lab.backends import host
 from izwi_lab.backends.base import Backend, BackendPlan
 from izwi_lab.errors import InvalidInputError, IzwiError
@@ -33,8 +34,12 @@ def backend_for(plan: BackendPlan) -> Backend:
 
 
 def working_families() -> tuple[str, ...]:
-    """The families whose model this version can build: those with a `model.py`."""
-    return tuple(sorted({file.parent.name for root in families.__path__ for file in Path(root).glob("*/model.py")}))
+    """The families and codecs that this version can build: those with a `model.py`."""
+    return tuple(sorted(_built(families) | _built(codecs)))
+
+
+def _built(package: ModuleType) -> set[str]:
+    return {file.parent.name for root in package.__path__ for file in Path(root).glob("*/model.py")}
 
 
 def check_family(variant: ModelVariant) -> None:
@@ -47,8 +52,11 @@ def check_family(variant: ModelVariant) -> None:
 
 
 def family_loader(variant: ModelVariant) -> FamilyLoader:
-    """`load` of the variant's family, from its `model.py`."""
+    """`load` of the variant's family from its `model.py`, or `load_model` of its codec."""
     check_family(variant)
+    if variant.family in _built(codecs):
+        module = importlib.import_module(f"{codecs.__name__}.{variant.family}.model")
+        return cast("FamilyLoader", module.load_model)
     module = importlib.import_module(f"{families.__name__}.{variant.family}.model")
     return cast("FamilyLoader", module.load)
 

@@ -76,6 +76,10 @@ class ModelRouter:
         key = ModelKey(str(folder or variant.id), plan.backend, plan.device, plan.dtype, plan.quantisation, load_format)
         return Route(variant, plan, key, folder)
 
+    def find(self, model: str | Path | ModelVariant) -> tuple[ModelVariant, Path | None]:
+        """The variant that a name stands for, and its folder where the user brought one. Raises UnknownModelError."""
+        return self._resolve(model)
+
     def source(self, model: str | Path | ModelVariant) -> str:
         """What the registry calls this model: its catalog id, or its folder."""
         variant, folder = self._resolve(model)

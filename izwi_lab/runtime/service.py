@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from izwi_lab.cancel import CancelToken
 from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Transcript
-from izwi_lab.runtime.core import EngineCore, Progress
+from izwi_lab.runtime import voices
+from izwi_lab.runtime.core import CheckingModule, EngineCore, Progress
 from izwi_lab.runtime.stream import Stream
-from izwi_lab.runtime.types import AudioSource, ChatRequest, Message, ModelName, SpeechRequest, TranscriptionRequest
+from izwi_lab.runtime.types import (
+    AudioSource,
+    ChatRequest,
+    Message,
+    ModelName,
+    SpeechRequest,
+    TranscriptionRequest,
+    VoiceRequest,
+)
 
 if TYPE_CHECKING:
     from izwi_lab.families.qwen3_tts.voice import Voice
@@ -56,6 +65,9 @@ class InferenceEngine(EngineCore):
         reference: AudioSource | None = None,
         transcript: str | None = None,
         text_mode: str | None = None,
+        sampling: Sampling | None = None,
+        predictor: Sampling | None = None,
+        max_frames: int | None = None,
         seed: int | None = None,
         backend: str | None = None,
         device: str | None = None,
@@ -76,6 +88,9 @@ class InferenceEngine(EngineCore):
             reference=reference,
             transcript=transcript,
             text_mode=text_mode,
+            sampling=sampling,
+            predictor=predictor,
+            max_frames=max_frames,
             seed=seed,
             backend=backend,
             device=device,
@@ -99,6 +114,9 @@ class InferenceEngine(EngineCore):
         reference: AudioSource | None = None,
         transcript: str | None = None,
         text_mode: str | None = None,
+        sampling: Sampling | None = None,
+        predictor: Sampling | None = None,
+        max_frames: int | None = None,
         seed: int | None = None,
         backend: str | None = None,
         device: str | None = None,
@@ -119,6 +137,9 @@ class InferenceEngine(EngineCore):
             reference=reference,
             transcript=transcript,
             text_mode=text_mode,
+            sampling=sampling,
+            predictor=predictor,
+            max_frames=max_frames,
             seed=seed,
             backend=backend,
             device=device,
@@ -129,6 +150,45 @@ class InferenceEngine(EngineCore):
             progress=progress,
         )
         return self.stream(request)
+
+    def voice(
+        self,
+        audio: AudioSource,
+        transcript: str | None = None,
+        *,
+        model: ModelName,
+        name: str = "reference",
+        language: str = "",
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        cancel: CancelToken | None = None,
+        timeout_s: float | None = None,
+        download: bool = True,
+        progress: Progress | None = None,
+    ) -> Voice:
+        """A voice of a recording: to speak in with `voice=`, to be saved and loaded. model: one that clones voices.
+
+        audio: an Audio, a path, bytes or a file, 0.5 to 30 s of one person speaking; transcript: what is said in it,
+        word for word; name, language: for lists. `notes` of the Voice say what of the recording was not heard.
+        """
+        request = VoiceRequest(
+            audio=audio,
+            transcript=transcript,
+            name=name,
+            language=language,
+            model=model,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            cancel=cancel,
+            timeout_s=timeout_s,
+            download=download,
+            progress=progress,
+        )
+        with self._begin(request, cast(CheckingModule, voices)) as job:
+            checked = cast(VoiceRequest, job.request)
+            return job.executor.run(lambda: voices.run(job.lease, checked, job.token), job.token)
 
     def transcribe(
         self,

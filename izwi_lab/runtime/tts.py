@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, cast
 
+from izwi_lab import families
 from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken
-from izwi_lab.catalog.variant import Task
+from izwi_lab.catalog.variant import ModelVariant, Task
 from izwi_lab.errors import AudioError, InvalidInputError
 from izwi_lab.families.protocols import DirectedSpeechModel, Model, SpeechModel
 from izwi_lab.results import AudioChunk, Speech
@@ -18,7 +22,8 @@ from izwi_lab.runtime.types import AudioSource, Limits, SpeechRequest, check_tex
 
 TASK = Task.TTS
 _TEXT_MODES = ("whole", "streaming")
-_DIRECTIONS = ("instruct", "reference", "transcript", "text_mode")  # what a DirectedSpeechModel takes beside the rest
+# What a DirectedSpeechModel takes beside the rest.
+_DIRECTIONS = ("instruct", "reference", "transcript", "text_mode", "sampling", "predictor", "max_frames")
 
 
 def check(request: SpeechRequest, limits: Limits) -> SpeechRequest:
@@ -45,7 +50,29 @@ def check(request: SpeechRequest, limits: Limits) -> SpeechRequest:
     _check_direction(request, limits)
     if request.reference is None:
         return request
-    return replace(request, reference=_opened(request.reference, limits))
+    return replace(request, reference=opened(request.reference, limits))
+
+
+def fits(request: SpeechRequest, variant: ModelVariant) -> None:
+    """Raise InvalidInputError for what a variant is known not to do, before its files are fetched."""
+    asking = directions_of(variant)
+    if asking is None:
+        _refuse_directions(variant.id, request)
+    else:
+        asking.check_known(
+            variant,
+            voice=request.voice,
+            cloning=request.reference is not None,
+            language=request.language,
+            instruct=request.instruct,
+            speed=request.speed,
+        )
+
+
+def directions_of(variant: ModelVariant) -> Any:
+    """The `asking` module of a family that takes directions, which says what a variant takes; None of another."""
+    name = f"{families.__name__}.{variant.family}.asking"
+    return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
 
 
 def run(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Speech:
@@ -66,7 +93,7 @@ def stream(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Iterato
 
 def measure(piece: AudioChunk) -> tuple[float, int]:
     """Seconds of audio and tokens in a piece."""
-    return piece.audio.duration_s, 0
+    return piece.audio.duration_s, piece.tokens
 
 
 def _check_voice(request: SpeechRequest) -> None:
@@ -100,9 +127,23 @@ def _check_direction(request: SpeechRequest, limits: Limits) -> None:
             )
     if request.text_mode not in (None, *_TEXT_MODES):
         raise InvalidInputError(f"text_mode must be one of {_TEXT_MODES} or None, got {request.text_mode!r:.80}.")
+    _check_choice(request)
 
 
-def _opened(source: AudioSource, limits: Limits) -> Audio:
+def _check_choice(request: SpeechRequest) -> None:
+    from izwi_lab.families.shared.sampling import Sampling
+
+    for name in ("sampling", "predictor"):
+        value = getattr(request, name)
+        if value is not None and not isinstance(value, Sampling):
+            raise InvalidInputError(f"{name} must be a Sampling or None, got {value!r:.80}.")
+    most: Any = request.max_frames
+    if most is not None and (isinstance(most, bool) or not isinstance(most, Integral) or int(most) < 1):
+        raise InvalidInputError(f"max_frames must be a whole number of 1 or more, or None, got {most!r:.80}.")
+
+
+def opened(source: AudioSource, limits: Limits) -> Audio:
+    """Reference audio, decoded. Raises AudioError for what is none, holds NaN, or is longer than the limits allow."""
     audio = source if isinstance(source, Audio) else Audio.open(source, max_s=limits.audio_s)
     if audio.duration_s > limits.audio_s:
         raise AudioError(
@@ -130,12 +171,16 @@ def _directed(request: SpeechRequest, cancel: CancelToken) -> dict[str, Any]:
 
 def _plain(model: Model, request: SpeechRequest) -> SpeechModel:
     """The model, unless the request asks for what it does not do."""
+    _refuse_directions(model.variant.id, request)
+    return cast(SpeechModel, model)
+
+
+def _refuse_directions(model: str, request: SpeechRequest) -> None:
     given = [name for name in _DIRECTIONS if getattr(request, name) is not None]
     if request.voice is not None and not isinstance(request.voice, str):
         given.append("a cloned voice")
     if given:
         raise InvalidInputError(
-            f"{model.variant.id} does not take {' or '.join(given)}.",
+            f"{model} does not take {' or '.join(given)}.",
             hint="Qwen3-TTS models do: CustomVoice and VoiceDesign instructions, Base cloned voices.",
         )
-    return cast(SpeechModel, model)

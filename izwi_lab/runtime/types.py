@@ -33,6 +33,7 @@ __all__ = [
     "SpeechRequest",
     "Timing",
     "TranscriptionRequest",
+    "VoiceRequest",
 ]
 
 ModelName: TypeAlias = str | Path | ModelVariant
@@ -99,7 +100,8 @@ class SpeechRequest(GenerationRequest):
 
     What not every model takes, and is refused by those that do not: instruct, how to speak or what the voice is like,
     in words; reference, audio of a voice to speak in, with its transcript (what it says) for a closer likeness;
-    text_mode, "whole" or "streaming": whether all text is read before the first sound.
+    text_mode, "whole" or "streaming": whether all text is read before the first sound; sampling, of the first code of
+    each frame, and predictor, of its others; max_frames, at most, of each piece of the text.
     """
 
     text: str
@@ -110,6 +112,19 @@ class SpeechRequest(GenerationRequest):
     reference: AudioSource | None = None
     transcript: str | None = None
     text_mode: str | None = None
+    sampling: Sampling | None = None
+    predictor: Sampling | None = None
+    max_frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceRequest(GenerationRequest):
+    """Make a voice of `audio`, a recording of one person. Options as in `model.voice`."""
+
+    audio: AudioSource
+    transcript: str | None = None
+    name: str = "reference"
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

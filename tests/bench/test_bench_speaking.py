@@ -45,3 +45,17 @@ def test_a_table_has_ours_and_the_vendor(benchmarks, monkeypatch):
     assert vendor.role == "peer" and vendor.options["dtype"] == "bfloat16"
     module.tables(parser.parse_args(["--no-peer"]), Plan(), ROOT)
     assert len(seen[1]) == 1
+
+
+def test_on_mlx_the_peer_is_mlx_audio(benchmarks, monkeypatch):
+    pytest.importorskip("mlx.core")
+    seen = []
+    module = benchmarks.qwen3_tts
+    monkeypatch.setattr(module, "run_in_turn", lambda workload, contenders, **_: seen.append(contenders) or ())
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    name = "Qwen3-TTS-12Hz-0.6B-CustomVoice-4bit"
+    module.tables(parser.parse_args([name, "--backend", "mlx", "--device", "cpu"]), Plan(), ROOT)
+    (ours, peer) = seen[0]
+    assert ours.name == "izwi-lab 4bit" and peer.name == "mlx-audio"
+    assert peer.options == {"model": name, "device": "cpu", "dtype": "bfloat16"}

@@ -12,7 +12,7 @@ from izwi_lab.catalog.memory import attention_caches
 from izwi_lab.errors import InvalidInputError
 
 ROWS = catalog.variants(include_disabled=True)
-WITHOUT_CONFIG = {"Qwen3-TTS-Tokenizer-12Hz", "LFM2-Audio-1.5B", "LFM2.5-Audio-1.5B", "Silero-VAD-v6"}
+WITHOUT_CONFIG = {"LFM2-Audio-1.5B", "LFM2.5-Audio-1.5B", "Silero-VAD-v6"}
 
 
 @dataclass(frozen=True)

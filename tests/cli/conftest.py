@@ -2,7 +2,6 @@
 
 import io
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,14 +106,12 @@ class FakeEngine:
     def load(self, model, **options):
         self.world.loads.append(model)
 
-    @contextmanager
-    def use(self, model, **options):
-        def voice(audio, transcript=None, **named):
-            self.world.calls.append(("voice", audio, {"transcript": transcript, **named}))
-            codes = None if transcript is None else np.zeros((16, 25), np.int32)
-            return Voice(embedding=np.ones(4), codes=codes, transcript=transcript or "", source=model, **named)
-
-        yield SimpleNamespace(voice=voice) if model.endswith("Base") else SimpleNamespace()
+    def voice(self, audio, transcript=None, **options):
+        self._record("voice", audio, {"transcript": transcript, **options})
+        named = {name: options[name] for name in ("name", "language")}
+        codes = None if transcript is None else np.zeros((16, 25), np.int32)
+        kept = {"codes": codes, "transcript": transcript or "", "source": options["model"]}
+        return Voice(embedding=np.ones(4), notes=self.world.notes, **kept, **named)
 
     def plan(self, model, **options):
         return BackendPlan(
@@ -130,7 +127,7 @@ class World:
     """What the fakes answer, and what was asked of them."""
 
     def __init__(self):
-        self.calls, self.loads, self.engines, self.error, self.stream = [], [], [], None, None
+        self.calls, self.loads, self.engines, self.error, self.stream, self.notes = [], [], [], None, None, ()
         self.progress = []
         self.audio = tone(2.0)
         self.chunks = [AudioChunk(tone(0.5), 0), AudioChunk(tone(0.7), 1), AudioChunk(tone(0.8), 2, is_final=True)]

@@ -10,6 +10,7 @@ from flag_table import asked, flag
 from izwi_lab import catalog
 from izwi_lab.catalog import Task
 from izwi_lab.families.qwen3_tts.voice import Voice
+from izwi_lab.families.shared.sampling import Sampling
 
 CLONE = ("voices", "--clone", "anna.wav")
 ANNA = Voice("anna", np.ones(4, np.float32), np.zeros((16, 25), np.int32), "Good day.", "english", "some-model")
@@ -43,6 +44,26 @@ def _(result, world):
     assert asked(world)["text_mode"] == "streaming"
 
 
+@flag("speak", "--temperature", *SAY, "--temperature", "0.7")
+def _(result, world):
+    assert asked(world)["sampling"] == Sampling(temperature=0.7, top_k=50, repetition_penalty=1.05)
+
+
+@flag("speak", "--top-p", *SAY, "--top-p", "0.9")
+def _(result, world):
+    assert asked(world)["sampling"] == Sampling(temperature=0.9, top_k=50, top_p=0.9, repetition_penalty=1.05)
+
+
+@flag("speak", "--top-k", *SAY, "--top-k", "20")
+def _(result, world):
+    assert asked(world)["sampling"] == Sampling(temperature=0.9, top_k=20, repetition_penalty=1.05)
+
+
+@flag("speak", "--max-frames", *SAY, "--max-frames", "25")
+def _(result, world):
+    assert asked(world)["max_frames"] == 25 and asked(world)["sampling"] is None
+
+
 # --- voices --------------------------------------------------------------------------------------------------------
 
 
@@ -61,8 +82,8 @@ def _(result, world):
 
 @flag("voices", "--clone", *CLONE)
 def _(result, world):
-    assert world.loads == ["Qwen3-TTS-12Hz-0.6B-Base"]
-    assert world.call == ("voice", Path("anna.wav"), {"transcript": None, "name": "anna", "language": ""})
+    told = {"model": "Qwen3-TTS-12Hz-0.6B-Base", "transcript": None, "name": "anna", "language": ""}
+    assert world.call == ("voice", Path("anna.wav"), told)
     assert result.out == "anna.safetensors\n" and Voice.load("anna.safetensors").codes is None
 
 

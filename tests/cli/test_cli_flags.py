@@ -171,6 +171,7 @@ def test_numbers_are_checked_before_anything_is_loaded(run, world):
     for argv in (
         (*SAY, "--speed", "0"), (*SAY, "--speed", "nan"), (*SAY, "--seed", "x"), (*ASK, "--max-tokens", "0"),
         (*HEAR, "--task", "sing"),
+        (*SAY, "--top-k", "0"), (*SAY, "--max-frames", "0"), (*SAY, "--temperature", "hot"),
         (*SAY, "--text-mode", "slow"), (*CLONE, "--json", "yes"), (*HEAR, "--format", "pdf"),
         ("list", "--task", "cook"), ("pull",), ("speak",),
         ("pull", "Whisper-base", "--source", "magic"), ("config",), ("config", "sing"), ("nonsense",),

@@ -113,6 +113,22 @@ def test_a_fork_goes_its_own_way(codec, long_codes, long_samples):
     assert fork.frames == stream.frames == 49
 
 
+@pytest.mark.parametrize("skipped", [1, 9, 10, 11, 100])
+def test_what_follows_skipped_codes_is_as_if_they_had_been_heard(codec, long_codes, long_samples, skipped):
+    assert codec.config.decoder.past_frames == 10
+    stream = codec.stream()
+    stream.skip(long_codes[:, :skipped])
+    assert stream.frames == skipped
+    following = stream.push(long_codes[:, skipped : skipped + 12])
+    np.testing.assert_allclose(following, long_samples[skipped * FRAME : (skipped + 12) * FRAME], atol=1e-6)
+
+
+def test_a_skip_spares_the_vocoder(codec, long_codes):
+    with codec.tap("decoder.samples") as taps:
+        codec.stream().skip(long_codes)
+    assert taps["decoder.samples"].shape[-1] == 10 * FRAME  # those that it still sees
+
+
 @pytest.mark.parametrize("samples", [1, 1919, 1920, 1921, 30_001, 25 * FRAME, 25 * FRAME + 1, 130_000])
 def test_codes_are_the_vendors_and_a_frame_is_1920_samples(codec, vendor, samples):
     expected = vendor.encode(clip(samples), sr=24_000).audio_codes[0].numpy().T
@@ -208,6 +224,7 @@ def test_work_can_be_cancelled(codec):
     token.cancel()
     for work in (
         lambda: codec.decode(codes_of(20), cancel=token),
+        lambda: codec.stream().skip(codes_of(20), cancel=token),
         lambda: codec.encode(Audio(clip(9), 24_000), cancel=token),
     ):
         with pytest.raises(Cancelled):

@@ -13,10 +13,11 @@ import torch
 from codec_backends import open_backend
 from safetensors.numpy import save_file
 
+import izwi_lab
 from izwi_lab.codecs.qwen3_tts_12hz import model
 from izwi_lab.codecs.qwen3_tts_12hz.config import CodecConfig
 from izwi_lab.codecs.qwen3_tts_12hz.weights import phases
-from izwi_lab.errors import CheckpointError
+from izwi_lab.errors import CheckpointError, WrongTaskError
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -145,3 +146,22 @@ def test_a_transposed_convolution_is_a_causal_one_with_more_outputs(kernel, rate
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     with pytest.raises(CheckpointError, match="whole times 4"):
         phases(np.zeros((2, 2, 6), np.float32), 4)
+
+
+def test_the_codec_of_a_folder_is_known_and_loads_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("IZWI_MODELS_DIR", str(tmp_path / "models"))
+    folder = tiny.write(tmp_path / "speech_tokenizer")
+    codes = np.arange(48).reshape(16, 3)
+    for backend in ("torch", "mlx"):
+        codec = izwi_lab.load(folder, backend=backend, device="cpu", dtype="float32")
+        assert isinstance(codec, model.Codec12Hz) and codec.variant.family == "qwen3_tts_12hz"
+        assert f"16 codebooks, 12.5 frames/s, 24000 Hz, {backend} cpu" in repr(codec)
+        np.testing.assert_allclose(
+            codec.decode(codes).samples, model.load(folder, open_backend("torch")).decode(codes).samples, atol=1e-6
+        )
+    with izwi_lab.InferenceEngine(device="cpu") as engine:
+        assert engine.load(folder).nbytes > 0
+        with engine.use(folder) as held:
+            assert len(held.decode(codes)) == 3 * 1920
+        with pytest.raises(WrongTaskError, match="tokenizer"):
+            engine.speak("Hello.", model=folder)

@@ -26,3 +26,23 @@ def test_every_kind_speaks():
     assert len(design.generate("Hello.", instruct="A child.", **GREEDY).audio) == 4 * 1920
     with pytest.raises(InvalidInputError, match="no kind"):
         izwi.lab.tiny_tts("large")
+
+
+def test_what_looks_into_text_models_says_so():
+    model = izwi.lab.tiny_tts()
+    prompt = model.tokenize("Hi.", voice="ryan")
+    session = model.session()
+    model.prefill(session, prompt)
+    for look in (
+        lambda: izwi.lab.attention(model, prompt, layers=[1]),
+        lambda: izwi.lab.logit_lens(model, prompt),
+        lambda: izwi.lab.cache_table(model, session),
+    ):
+        with pytest.raises(InvalidInputError, match="looks into text models"):
+            look()
+
+
+@pytest.mark.parametrize("wrong", [{"kind": ["base"]}, {"seed": "a"}, {"seed": -1}])
+def test_wrong_arguments_are_refused(wrong):
+    with pytest.raises(InvalidInputError):
+        izwi.lab.tiny_tts(**wrong)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from izwi_lab.audio_encoding import Encoder
     from izwi_lab.cli.playback import Playback
     from izwi_lab.families.qwen3_tts.voice import Voice
+    from izwi_lab.families.shared.sampling import Sampling
     from izwi_lab.runtime.service import InferenceEngine
 
 
@@ -39,6 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-mode", choices=["whole", "streaming"], help="read all text before the first sound, or while speaking"
     )
     options.add_seed(parser)
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="of drawing speech codes; 0 takes the likeliest (Qwen3-TTS: 0.9)"
+    )
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw from this share of probability (Qwen3-TTS: 1)")
+    parser.add_argument("--top-k", type=options.count, metavar="N", help="draw from the N likeliest (Qwen3-TTS: 50)")
+    parser.add_argument(
+        "--max-frames", type=options.count, metavar="N", help="at most, of each piece of the text: 12.5 are a second"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="- writes to standard output (default: speech.wav)")
     parser.add_argument("--format", metavar="NAME", help="wav, flac, mp3, opus, aac, m4a or pcm (default: by suffix)")
     parser.add_argument("--play", action="store_true", help="play it; writes a file only if -o is given")
@@ -139,8 +149,25 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
         "reference": None if args.reference is None else options.path(args.reference),
         "transcript": args.transcript,
         "text_mode": args.text_mode,
+        "sampling": _sampling(args),
+        "max_frames": args.max_frames,
         "seed": args.seed,
     }
+
+
+def _sampling(args: argparse.Namespace) -> Sampling | None:
+    """How the first code of each frame is drawn: the reference's defaults where a flag says nothing, None without."""
+    given = {name: value for name in ("temperature", "top_p", "top_k") if (value := getattr(args, name)) is not None}
+    if not given:
+        return None
+    from izwi_lab.families.qwen3_tts.generation import Generation
+
+    if given.get("temperature") == 0 and len(given) > 1:
+        idle = next(f"--{name.replace('_', '-')}" for name in given if name != "temperature")
+        raise InvalidInputError(
+            f"{idle} has no effect at temperature 0, where the likeliest is always taken.", hint=f"Leave {idle} out."
+        )
+    return replace(Generation().talker, **given)
 
 
 def _voice_file(args: argparse.Namespace) -> Voice:
@@ -154,7 +181,8 @@ def _voice_file(args: argparse.Namespace) -> Voice:
 def _summary(seconds: float, rate_hz: int, sink: _Output | None, facts: list[str]) -> str:
     clipped = sink.encoder.clipped if sink and sink.encoder else 0
     warning = [f"{clipped} samples CLIPPED"] if clipped else []
-    return " · ".join([f"{seconds:.2f} s at {rate_hz / 1000:g} kHz", *warning, *(fact for fact in facts if fact)])
+    shown = (console.plain(fact) for fact in facts if fact)
+    return " · ".join([f"{seconds:.2f} s at {rate_hz / 1000:g} kHz", *warning, *shown])
 
 
 class _Output:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+import re
+from typing import TYPE_CHECKING, Any
 
 from izwi_lab.cli import console, options
 from izwi_lab.cli.progress import ProgressView
 from izwi_lab.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from izwi_lab.families.protocols import DirectedSpeechModel
     from izwi_lab.families.qwen3_tts.voice import Voice
 
 _CLONING = "Qwen3-TTS-12Hz-0.6B-Base"
+_NAME_BYTES = 200  # of a file's name, less than any file system allows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         metavar="ID",
-        help=f"only this model; with --clone, the one to clone with (default: {_CLONING})",
+        help=f"only this model, by id, repo or folder; with --clone, the one to clone with (default: {_CLONING})",
     )
     parser.add_argument("--folder", metavar="FOLDER", help="list the cloned voices kept there instead")
     parser.add_argument("--clone", metavar="AUDIO", help="make a voice of this recording of one person, 0.5 to 30 s")
@@ -53,24 +53,27 @@ def _presets(args: argparse.Namespace) -> int:
     """One row per model that speaks: its voices, or how else it comes by one."""
     from izwi_lab import catalog
     from izwi_lab.catalog.variant import Task
+    from izwi_lab.runtime.voices import presets
 
-    chosen = [catalog.get(args.model)] if args.model is not None else catalog.variants(Task.TTS)
-    rows = [{"model": v.id, "voices": list(v.voices), "notes": v.notes} for v in chosen if Task.TTS in v.tasks]
+    chosen = [(v, v.voices) for v in catalog.variants(Task.TTS)] if args.model is None else [presets(args.model)]
+    rows = [{"model": v.id, "voices": list(names), "notes": v.notes} for v, names in chosen if Task.TTS in v.tasks]
     if not rows:
         raise InvalidInputError(f"{args.model} does not speak.", hint="`izwi-lab list --task tts` shows those that do.")
     if args.json:
         console.say_json(rows)
         return 0
     for row in rows:
-        console.say(f"{row['model']}: {', '.join(row['voices']) or 'no presets. ' + str(row['notes'])}")
+        console.say(console.plain(f"{row['model']}: {', '.join(row['voices']) or 'no presets. ' + str(row['notes'])}"))
     return 0
 
 
 def _kept(args: argparse.Namespace) -> int:
     """One row per cloned voice of a folder."""
-    from izwi_lab.families.qwen3_tts.voice import Voice
+    from izwi_lab.families.qwen3_tts.voice import kept
 
-    voices = Voice.saved(options.path(args.folder))
+    voices, damaged = kept(options.path(args.folder))
+    for error in damaged:
+        console.note(f"Passed over: {error}")
     if args.json:
         console.say_json([_row(v) for v in voices])
         return 0
@@ -100,23 +103,28 @@ def _row(voice: Voice) -> dict[str, Any]:
     return {name: getattr(voice, name) for name in facts} | {"width": len(voice.embedding)}
 
 
+def _stem(name: str) -> str:
+    """A voice's name as that of a file in this folder: letters, digits and spaces as they are, and no way out of it."""
+    safe = re.sub(r"[^\w .-]+", "_", name).strip(" ._-")
+    return safe.encode(errors="ignore")[:_NAME_BYTES].decode(errors="ignore").strip(" ._-") or "voice"
+
+
 def _clone(args: argparse.Namespace) -> int:
     """Make a voice and keep it. The name of the written file is the only thing on stdout."""
+    from izwi_lab.families.qwen3_tts.voice_file import file_path
+
     source = options.path(args.clone)
-    name = args.name or source.stem
-    target = options.path(args.output) if args.output is not None else Path(f"{name}.safetensors")
+    name = source.stem if args.name is None else args.name
+    target = file_path(options.path(args.output) if args.output is not None else f"{_stem(name)}.safetensors")
     if not target.parent.is_dir():
         raise InvalidInputError(f"There is no folder {str(target.parent)!r} to write to.", hint="Make it first.")
     if args.output is None and target.exists():
         raise InvalidInputError(f"{target} is there already.", hint="Give another --name, or -o to write over it.")
     model = args.model or _CLONING
     with options.engine(args) as engine, ProgressView(model) as view:
-        engine.load(model, progress=view)
-        with engine.use(model) as loaded:
-            if not hasattr(loaded, "voice"):
-                raise InvalidInputError(f"{model} clones no voices.", hint=f"Use a Base model, such as {_CLONING}.")
-            cloning = cast("DirectedSpeechModel", loaded)
-            voice = cloning.voice(source, args.transcript, name=name, language=args.language or "")
+        voice = engine.voice(
+            source, args.transcript, model=model, name=name, language=args.language or "", progress=view
+        )
     voice.save(target)
     console.say(str(target))
     console.note(repr(voice))

@@ -13,6 +13,7 @@ from izwi_lab.families.shared.nets.seanet.config import SeanetConfig
 from izwi_lab.families.shared.nets.windowed.config import WindowedConfig
 
 MODEL_TYPE = "qwen3_tts_tokenizer_12hz"
+KERNEL, DILATIONS = 7, (1, 3, 9)  # of the vocoder's convolutions, and of the units of a stage
 _MOST_STAGES, _MOST_RATE, _MOST_WINDOW, _MOST_CODEBOOKS = 8, 64, 1 << 16, 64
 
 
@@ -51,6 +52,20 @@ class DecoderConfig:
     def frame_samples(self) -> int:
         """Samples that one frame becomes."""
         return math.prod(self.rates) * math.prod(self.ratios)
+
+    @property
+    def past_frames(self) -> int:
+        """How many frames back the vocoder sees: the past of each of its convolutions, in frames, added up."""
+        rows, past = 1, 0.0  # rows that a frame has become
+        for ratio in self.ratios:
+            rows *= ratio
+            past += (KERNEL - 1) / rows
+        past += (KERNEL - 1) / rows
+        for rate in self.rates:
+            past += 1 / rows  # a transposed convolution, two steps long
+            rows *= rate
+            past += (KERNEL - 1) * sum(DILATIONS) / rows
+        return math.ceil(past + (KERNEL - 1) / rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from izwi_lab.backends.base import Backend
-from izwi_lab.codecs.qwen3_tts_12hz.config import CodecConfig, DecoderConfig
+from izwi_lab.codecs.qwen3_tts_12hz.config import DILATIONS, KERNEL, CodecConfig, DecoderConfig
 from izwi_lab.families.shared.nets.causal_conv.mlx_net import CausalConv1d, CausalUp1d, Snake, name_slots
 from izwi_lab.families.shared.nets.rvq.mlx_net import Quantiser, SplitQuantiser
 from izwi_lab.families.shared.nets.seanet.mlx_net import SeanetEncoder
@@ -20,7 +20,7 @@ class ConvNeXt(nn.Module):
 
     def __init__(self, width):
         super().__init__()
-        self.dwconv = CausalConv1d(width, width, 7, groups=width)
+        self.dwconv = CausalConv1d(width, width, KERNEL, groups=width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.pwconv1 = Linear(width, 4 * width)
         self.pwconv2 = Linear(4 * width, width)
@@ -38,7 +38,7 @@ class Unit(nn.Module):
     def __init__(self, width, dilation):
         super().__init__()
         self.act1, self.act2 = Snake(width), Snake(width)
-        self.conv1 = CausalConv1d(width, width, 7, dilation=dilation)
+        self.conv1 = CausalConv1d(width, width, KERNEL, dilation=dilation)
         self.conv2 = CausalConv1d(width, width, 1)
 
     def __call__(self, x, state):
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
     def __init__(self, width, rate):
         super().__init__()
-        units = [Unit(width // 2, dilation) for dilation in (1, 3, 9)]
+        units = [Unit(width // 2, dilation) for dilation in DILATIONS]
         self.block = [Snake(width), CausalUp1d(width, width // 2, 2 * rate, rate), *units]
 
     def __call__(self, x, state):
@@ -74,13 +74,20 @@ class Decoder(nn.Module):
         self.upsample = [[CausalUp1d(c.latent, c.latent, ratio, ratio), ConvNeXt(c.latent)] for ratio in c.ratios]
         stages = [Block(c.width >> i, rate) for i, rate in enumerate(c.rates)]
         last = c.width >> len(c.rates)
-        self.decoder = [CausalConv1d(c.latent, c.width, 7), *stages, Snake(last), CausalConv1d(last, 1, 7)]
+        self.decoder = [CausalConv1d(c.latent, c.width, KERNEL), *stages, Snake(last), CausalConv1d(last, 1, KERNEL)]
 
     def __call__(self, codes, state):
         """codes: int [B, K, F] -> samples float32 [B, F * frame_samples]."""
+        return self.vocode(self.latent(codes, state), state)
+
+    def latent(self, codes, state):
+        """codes: int [B, K, F] -> float32 [B, F, C], what the vocoder reads."""
         x = tap("decoder.codes", self.quantizer.decode(codes))
         x = tap("decoder.latent", self.pre_conv(x, state))
-        x = tap("decoder.transformer", self.pre_transformer(x, state))
+        return tap("decoder.transformer", self.pre_transformer(x, state))
+
+    def vocode(self, x, state):
+        """x: what `latent` gives -> samples float32 [B, F * frame_samples]. It sees `past_frames` back."""
         for i, (up, block) in enumerate(self.upsample):
             x = tap(f"decoder.upsample.{i}", block(up(x, state), state))
         first, *stages, act, last = self.decoder
@@ -115,11 +122,13 @@ class CodecNet(nn.Module):
         self.decoder = Decoder(config.decoder, config.codebooks)
 
     def finalize(self, backend: Backend) -> None:
-        """Name the states and compute the codebooks' lengths."""
+        """Name the states, compute the codebooks' lengths, lay the weights out."""
         name_slots(self)
         for module in self.modules():
             if isinstance(module, Quantiser):
                 module.finalize()
+            elif isinstance(module, (CausalConv1d, Linear, Snake)):
+                module.finalize(backend)
 
     def held_bytes(self) -> int:
         """Bytes of the weights."""

@@ -7,9 +7,9 @@
 | stream() | | CodecStream: codes in pieces of any size, samples out as they come |
 
 Decoding is causal: everything is decoded in one stateful pass, so `decode` and a stream in any pieces give the same
-samples: to the bit with the native kernels of a CPU, else but for the rounding of sums. Cost is linear in length.
-The vendor's package decodes up to 300 frames at once, as here, and longer clips in pieces of 300 with only 25 frames
-before each: beyond 300 frames its samples are an approximation of these.
+samples: to the bit at the official sizes with the native kernels of a CPU, else but for the rounding of sums. Cost is
+linear in length. The vendor's package decodes up to 300 frames at once, as here, and longer clips in pieces of 300 with
+only 25 frames before each: beyond 300 frames its samples are an approximation of these.
 
 The encoder is Mimi's (Kyutai): its attention sees 250 positions, ten seconds. The vendor's package, with the
 transformers 4.57.3 that it pins, ignores that window; transformers 5 and Kyutai's own code apply it, as does this one.
@@ -18,7 +18,7 @@ Codes are the same for audio up to ten seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ import numpy as np
 
 from izwi_lab.artifacts.checkpoint import open_checkpoint
 from izwi_lab.audio import Audio
-from izwi_lab.backends.base import Backend, Native
+from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
+from izwi_lab.catalog.variant import Layout, ModelVariant
 from izwi_lab.codecs.qwen3_tts_12hz import weights
 from izwi_lab.codecs.qwen3_tts_12hz.config import CodecConfig
 from izwi_lab.codecs.qwen3_tts_12hz.processor import checked_codes, checked_samples
@@ -53,15 +54,29 @@ class CodecStream:
             InvalidInputError: wrong shape, type or range; the stream is then as it was.
             Cancelled: between passes of 16 frames; the stream stands after those decoded and must be dropped.
         """
-        checked = checked_codes(codes, self._codec.config)
         out = [np.zeros(0, np.float32)]
-        for start in range(0, checked.shape[1], DECODE_FRAMES):
-            if cancel is not None:
-                cancel.check()
-            piece = checked[:, start : start + DECODE_FRAMES]
+        for piece in self._pieces(checked_codes(codes, self._codec.config), cancel):
             out.append(self._codec.run_decoder(piece, self._state))
             self.frames += piece.shape[1]
         return np.concatenate(out)
+
+    def skip(self, codes: np.ndarray, *, cancel: CancelToken | None = None) -> None:
+        """As `push` of codes whose samples are not wanted, such as those of a reference clip: a fraction of the work.
+
+        The samples that follow are the same: only the frames that the vocoder still sees go through it.
+        """
+        checked = checked_codes(codes, self._codec.config)
+        seen = max(0, checked.shape[1] - self._codec.config.decoder.past_frames)
+        for piece in self._pieces(checked[:, :seen], cancel):
+            self._codec.run_transformer(piece, self._state)
+            self.frames += piece.shape[1]
+        self.push(checked[:, seen:], cancel=cancel)
+
+    def _pieces(self, codes: np.ndarray, cancel: CancelToken | None) -> Iterator[np.ndarray]:
+        for start in range(0, codes.shape[1], DECODE_FRAMES):
+            if cancel is not None:
+                cancel.check()
+            yield codes[:, start : start + DECODE_FRAMES]
 
     def fork(self) -> CodecStream:
         """A stream that goes on from here by itself. Arrays are shared until one of the two moves on."""
@@ -79,11 +94,29 @@ class CodecStream:
 
 
 class Codec12Hz:
-    """A loaded codec. Immutable; streams hold the past."""
+    """A loaded codec. Immutable; streams hold the past.
 
-    def __init__(self, config: CodecConfig, backend: Backend, net: Any) -> None:
-        self.config, self.backend, self.net = config, backend, net
+    variant, plan: of a codec that was loaded by itself; None of one that came with a model.
+
+    >>> codec = izwi.load("Qwen3-TTS-Tokenizer-12Hz")                            # doctest: +SKIP
+    >>> codec.decode(codec.encode(izwi.Audio.open("clip.wav")))                  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        config: CodecConfig,
+        backend: Backend,
+        net: Any,
+        *,
+        variant: ModelVariant | None = None,
+        plan: BackendPlan | None = None,
+    ) -> None:
+        self.config, self.backend, self.net, self.variant, self.plan = config, backend, net, variant, plan
         self._nbytes: int = net.held_bytes()
+
+    def __repr__(self) -> str:
+        facts = f"{self.codebooks} codebooks, {self.rate_hz / self.frame_samples:g} frames/s, {self.rate_hz} Hz"
+        return f"Codec12Hz({facts}, {self.backend.name} {self.backend.device}, {self.nbytes / 1e6:.0f} MB)"
 
     @property
     def rate_hz(self) -> int:
@@ -151,6 +184,28 @@ class Codec12Hz:
             self.backend.evaluate(samples, state)
             first: np.ndarray = self.backend.numpy(samples)[0]
             return first
+
+    def run_transformer(self, codes: np.ndarray, state: dict[str, Any]) -> None:
+        """The part of `run_decoder` before the vocoder: all that frames far back have to do with the next."""
+        with self.backend.inference():
+            self.backend.evaluate(self.net.decoder.latent(self.backend.array(codes[None]), state), state)
+
+
+def load_model(
+    variant: ModelVariant,
+    folder: Path | None,
+    plan: BackendPlan,
+    backend: Backend,
+    *,
+    layout: str,
+    load_format: str = "auto",
+) -> Codec12Hz:
+    """The codec by itself, as a variant of the catalog. layout: "hf"; see `load`."""
+    if layout != Layout.HF:
+        raise CheckpointError(f"The codec cannot be read from the layout {layout!r}.", hint="Expected hf.")
+    codec = load(folder, backend, load_format=load_format)
+    codec.variant, codec.plan = variant, plan
+    return codec
 
 
 def load(

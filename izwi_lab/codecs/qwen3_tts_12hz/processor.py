@@ -30,7 +30,14 @@ def checked_codes(codes: np.ndarray, config: CodecConfig) -> np.ndarray:
 
 
 def checked_samples(audio: Audio, config: CodecConfig) -> np.ndarray:
-    """Samples at the codec's rate, float32 [S]. Raises AudioError for empty audio, NaN or infinity."""
+    """Samples at the codec's rate, float32 [S].
+
+    Raises:
+        InvalidInputError: no Audio.
+        AudioError: empty audio, NaN or infinity.
+    """
+    if not isinstance(audio, Audio):
+        raise InvalidInputError(f"An Audio was expected, got {audio!r:.80}.", hint="Audio.open(path) reads a file.")
     if audio.samples.size == 0:
         raise AudioError("The audio is empty.", hint="Expected at least one sample.")
     if not np.isfinite(audio.samples).all():

@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from izwi_lab.backends.base import Backend
-from izwi_lab.codecs.qwen3_tts_12hz.config import CodecConfig, DecoderConfig
+from izwi_lab.codecs.qwen3_tts_12hz.config import DILATIONS, KERNEL, CodecConfig, DecoderConfig
 from izwi_lab.families.shared.nets.causal_conv import native_torch
 from izwi_lab.families.shared.nets.causal_conv.torch_net import CausalConv1d, CausalUp1d, Snake, State, name_slots
 from izwi_lab.families.shared.nets.rvq.torch_net import Quantiser, SplitQuantiser
@@ -25,7 +25,7 @@ class ConvNeXt(nn.Module):
 
     def __init__(self, width):
         super().__init__()
-        self.dwconv = CausalConv1d(width, width, 7, groups=width)
+        self.dwconv = CausalConv1d(width, width, KERNEL, groups=width)
         self.norm = nn.LayerNorm(width, 1e-6)
         self.pwconv1 = Linear(width, 4 * width)
         self.pwconv2 = Linear(4 * width, width)
@@ -43,7 +43,7 @@ class Unit(nn.Module):
     def __init__(self, width, dilation):
         super().__init__()
         self.act1, self.act2 = Snake(width), Snake(width)
-        self.conv1 = CausalConv1d(width, width, 7, dilation=dilation)
+        self.conv1 = CausalConv1d(width, width, KERNEL, dilation=dilation)
         self.conv2 = CausalConv1d(width, width, 1)
 
     def forward(self, x: torch.Tensor, state: State) -> torch.Tensor:
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
     def __init__(self, width, rate):
         super().__init__()
-        units = [Unit(width // 2, dilation) for dilation in (1, 3, 9)]
+        units = [Unit(width // 2, dilation) for dilation in DILATIONS]
         self.block = nn.ModuleList([Snake(width), CausalUp1d(width, width // 2, 2 * rate, rate), *units])
 
     def forward(self, x: torch.Tensor, state: State) -> torch.Tensor:
@@ -82,14 +82,21 @@ class Decoder(nn.Module):
         stages = [Block(c.width >> i, rate) for i, rate in enumerate(c.rates)]
         last = c.width >> len(c.rates)
         self.decoder = nn.ModuleList(
-            [CausalConv1d(c.latent, c.width, 7), *stages, Snake(last), CausalConv1d(last, 1, 7)]
+            [CausalConv1d(c.latent, c.width, KERNEL), *stages, Snake(last), CausalConv1d(last, 1, KERNEL)]
         )
 
     def forward(self, codes: torch.Tensor, state: State) -> torch.Tensor:
         """codes: int [B, K, F] -> samples float32 [B, F * frame_samples]."""
+        return self.vocode(self.latent(codes, state), state)
+
+    def latent(self, codes: torch.Tensor, state: State) -> torch.Tensor:
+        """codes: int [B, K, F] -> float32 [B, F, C], what the vocoder reads."""
         x = tap("decoder.codes", self.quantizer.decode(codes))
         x = tap("decoder.latent", self.pre_conv(x, state))
-        x = tap("decoder.transformer", self.pre_transformer(x, state))
+        return tap("decoder.transformer", self.pre_transformer(x, state))
+
+    def vocode(self, x: torch.Tensor, state: State) -> torch.Tensor:
+        """x: what `latent` gives -> samples float32 [B, F * frame_samples]. It sees `past_frames` back."""
         for i, (up, block) in enumerate(self.upsample):
             x = tap(f"decoder.upsample.{i}", block(up(x, state), state))
         first, *stages, act, last = self.decoder

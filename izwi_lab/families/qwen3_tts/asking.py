@@ -9,7 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from izwi_lab.errors import InvalidInputError
+from izwi_lab import catalog
+from izwi_lab.catalog.variant import ModelVariant
+from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.qwen3_tts.prompt import Speaker
 from izwi_lab.families.qwen3_tts.voice import Voice
@@ -58,6 +60,54 @@ def languages(config: TTSConfig) -> tuple[str, ...]:
     return tuple(n for n in config.languages if "dialect" not in n)
 
 
+def check_known(
+    variant: ModelVariant,
+    *,
+    voice: str | Voice | None,
+    cloning: bool,
+    language: str | None,
+    instruct: str | None,
+    speed: float,
+) -> None:
+    """Raise InvalidInputError for what a variant of the catalog cannot honour, known before its files are here.
+
+    cloning: a reference is given in the place of a voice. Of a variant that the catalog does not know nothing is said.
+    """
+    check_speed(speed)
+    if not catalog.has_config(variant):
+        return
+    if cloning:
+        check_clones(variant)
+    config = TTSConfig.from_hf(catalog.config(variant))
+    if not cloning:
+        _speaker(config, voice)
+    _language(config, language)
+    _instruct(config, instruct)
+
+
+def check_clones(variant: ModelVariant) -> None:
+    """Raise InvalidInputError for a variant of the catalog that clones no voices."""
+    if catalog.has_config(variant) and TTSConfig.from_hf(catalog.config(variant)).kind != BASE:
+        raise no_cloning(variant.id)
+
+
+def no_cloning(model: str) -> InvalidInputError:
+    """What to raise where a model clones no voices."""
+    return InvalidInputError(
+        f"{model} clones no voices: it has no speaker encoder.",
+        hint="Use a Base model, such as Qwen3-TTS-12Hz-0.6B-Base.",
+    )
+
+
+def check_speed(speed: float) -> None:
+    """Raise InvalidInputError for another speed than the model's own."""
+    if speed != 1.0:
+        raise InvalidInputError(
+            f"Qwen3-TTS has no speed, got {speed!r}.",
+            hint='Leave speed at 1, or say it in words where the model takes them: instruct="Speak slowly."',
+        )
+
+
 def asked(config: TTSConfig, *, voice: Any, language: str | None, instruct: str | None, text_mode: str | None) -> Asked:
     """The options of `Processor.prompt`, checked. Raises InvalidInputError saying what the model has instead."""
     if text_mode not in (None, *MODES):
@@ -95,13 +145,27 @@ def _speaker(config: TTSConfig, voice: Any) -> tuple[Speaker, str]:
             f"A CustomVoice model has preset voices only, and cannot speak as {voice.name!r}.",
             hint=f"Use a Base model for cloned voices, or one of: {', '.join(voices(config))}.",
         )
-    name = (
-        next(iter(voices(config)), None) if voice is None else voice.strip().lower().replace(" ", "_").replace("-", "_")
-    )
-    number = None if name is None else config.voices.get(name)
-    if name is None or number is None:
+    name = next(iter(voices(config)), None) if voice is None else _preset(config, voice)
+    if name is None:
         raise InvalidInputError(f"Unknown voice {voice!r:.60}.", hint=f"Expected one of: {', '.join(voices(config))}.")
-    return Speaker(name, id=number), ""
+    return Speaker(name, id=config.voices[name]), ""
+
+
+def _preset(config: TTSConfig, voice: str) -> str | None:
+    """The preset of a name in any case, then also where spaces, "-" and "_" are told apart by nobody."""
+    if (name := voice.lower()) in config.voices:
+        return name
+    alike = [known for known in config.voices if _bare(known) == _bare(voice)]
+    if len({config.voices[known] for known in alike}) > 1:
+        raise CheckpointError(
+            f"The checkpoint has the voices {', '.join(map(repr, alike))}; {voice!r:.60} may be any of them.",
+            hint="Write the name as the checkpoint does.",
+        )
+    return next(iter(alike), None)
+
+
+def _bare(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _cloned(config: TTSConfig, voice: Voice) -> Speaker:

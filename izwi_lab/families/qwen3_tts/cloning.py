@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from izwi_lab.audio import Audio
-from izwi_lab.errors import InvalidInputError
+from izwi_lab.cancel import CancelToken, check_cancel
+from izwi_lab.families.qwen3_tts.asking import no_cloning
 from izwi_lab.families.qwen3_tts.reference import reference
-from izwi_lab.families.qwen3_tts.voice import Voice
+from izwi_lab.families.qwen3_tts.voice import Voice, check_texts
 
 if TYPE_CHECKING:
     from izwi_lab.families.qwen3_tts.model import Qwen3TTS
@@ -17,16 +18,22 @@ AudioSource: TypeAlias = "Audio | str | os.PathLike[str] | bytes | BinaryIO"
 
 
 def cloned(
-    model: Qwen3TTS, source: AudioSource, transcript: str | None, *, name: str = "reference", language: str = ""
+    model: Qwen3TTS,
+    source: AudioSource,
+    transcript: str | None,
+    *,
+    name: str = "reference",
+    language: str = "",
+    cancel: CancelToken | None = None,
 ) -> tuple[Voice, tuple[str, ...]]:
-    """The voice of a clip, and notes on what of the clip was not heard; see `Qwen3TTS.voice`."""
-    if model.speaker is None:
-        raise InvalidInputError(
-            f"{model.variant.id} clones no voices: it has no speaker encoder.",
-            hint="Use a Base model, such as Qwen3-TTS-12Hz-0.6B-Base.",
-        )
+    """The voice of a clip, and its notes on what of the clip was not heard; see `Qwen3TTS.voice`."""
+    if model.speaker is None or model.config.speaker is None:
+        raise no_cloning(model.variant.id)
+    check_texts(name=name, transcript="" if transcript is None else transcript, language=language)  # before the work
     heard, backend = reference(source, transcript), model.backend
+    mel = heard.mel(model.config.speaker.mel_bins)
+    check_cancel(cancel)
     with backend.inference():
-        vector = backend.numpy(model.speaker(backend.array(heard.mel(), dtype="float32")))[0]
-    codes = model.codec.encode(heard.audio) if heard.transcript else None
-    return Voice(name, vector, codes, heard.transcript, language, model.variant.id), heard.notes
+        vector = backend.numpy(model.speaker(backend.array(mel, dtype="float32")))[0]
+    codes = model.codec.encode(heard.audio, cancel=cancel) if heard.transcript else None
+    return Voice(name, vector, codes, heard.transcript, language, model.variant.id, heard.notes), heard.notes

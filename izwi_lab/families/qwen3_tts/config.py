@@ -20,6 +20,7 @@ MOST_CODEBOOKS = 64
 _MOST_NAMED = 4096  # languages or voices
 _THETA = 1_000_000.0
 _FETCH = "Fetch the model again, or check that the files are of this model."
+_SPEAKER_HZ = 24000  # of the speaker encoder's features: its windows and hops are counted in samples of that rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,6 @@ class SpeakerConfig:
     attention_channels: int = 128
     scale: int = 8
     se_channels: int = 128
-    rate_hz: int = 24000
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], *, width: int) -> Self:
@@ -63,6 +63,7 @@ class SpeakerConfig:
             CheckpointError: sizes that no such encoder has.
         """
         fields = Fields(values, source="speaker_encoder_config of config.json")
+        fields.expect("sample_rate", None, _SPEAKER_HZ)
         config = cls(
             width=fields.size("enc_dim", 1024),
             mel_bins=fields.size("mel_dim", 128),
@@ -72,7 +73,6 @@ class SpeakerConfig:
             attention_channels=fields.size("enc_attention_channels", 128),
             scale=fields.size("enc_res2net_scale", 8),
             se_channels=fields.size("enc_se_channels", 128),
-            rate_hz=fields.size("sample_rate", 24000),
         )
         lists = (config.channels, config.kernels, config.dilations)
         if len({len(x) for x in lists}) != 1 or not 3 <= len(config.channels) <= 64:
@@ -222,7 +222,15 @@ def _named(fields: Fields, name: str, vocab: int) -> dict[str, int]:
     if len(values) > _MOST_NAMED:
         raise CheckpointError(f"config.json lists {len(values)} entries for {name!r}.", hint=_FETCH)
     entries = Fields(values, source=f"{name} of config.json")
-    return {str(key).lower(): _id(entries, key, vocab) for key in values}
+    found: dict[str, int] = {}
+    for key in values:
+        lower, number = str(key).lower(), _id(entries, key, vocab)
+        if found.setdefault(lower, number) != number:
+            raise CheckpointError(
+                f"config.json lists {lower!r:.60} twice for {name!r}, as {found[lower]} and as {number}.",
+                hint="Names are read in any case: give them names that differ in more.",
+            )
+    return found
 
 
 def _dialects(fields: Fields, voices: Mapping[str, int], languages: Mapping[str, int]) -> dict[str, str]:

@@ -6,7 +6,8 @@ Shapes: V the talker's vocabulary, K codebooks, F frames, T positions, H talker 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.qwen3_tts.generation import SPECIAL
 from izwi_lab.families.qwen3_tts.prompt import Layout
 from izwi_lab.families.shared import text_session
-from izwi_lab.families.shared.sampling import Sampling, sample_token
+from izwi_lab.families.shared.sampling import Sampling, check_top, plain_rules, sample_token, share
 from izwi_lab.families.shared.steps import Prompt, Session, Step
 
 if TYPE_CHECKING:
@@ -76,14 +77,50 @@ def no_codes(codebooks: int) -> np.ndarray:
     return np.empty((codebooks, 0), np.int32)
 
 
-def check_token(session: Session, token: int, config: TTSConfig) -> None:
-    """Raise InvalidInputError unless `token`, a sound or the end, can be said next in this session."""
+def new_session(model: Qwen3TTS, *, seed: int | None, max_frames: int | None, kv_dtype: str | None) -> Session:
+    """See `Qwen3TTS.session`."""
+    most = model.generation.max_frames if max_frames is None else max_frames
+    if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 1:
+        raise InvalidInputError(f"max_frames must be a whole number from 1, or None, got {max_frames!r:.80}.")
+    session = Session(
+        model.backend,
+        {"talker": model.net.state(kv_dtype), "reference": no_codes(model.config.codebooks)},
+        seed=seed,
+        trim=trim,
+        max_tokens=most,
+        adopt=adopter(model.config, model.backend, kv_dtype),
+        model=model.variant.id,
+    )
+    session.codes = no_codes(model.config.codebooks)
+    return session
+
+
+def check_session(model: Qwen3TTS, session: Session) -> None:
+    """Raise InvalidInputError for what is no session of this model."""
     text_session.check_step(session)
-    if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
-        raise InvalidInputError(f"A code was expected, got {token!r:.80}.", hint="It is what sample gives.")
-    end, sounds = config.ids.codec_eos, config.talker.vocab_size - SPECIAL
-    if not 0 <= token < sounds and token != end:
-        raise InvalidInputError(f"Code {token} is no sound.", hint=f"Expected 0 to {sounds - 1}, or {end} to end.")
+    if session.model != model.variant.id:
+        raise InvalidInputError(
+            f"This session is one of {session.model or 'another model'}, not of {model.variant.id}.",
+            hint="Make it with this model's session().",
+        )
+
+
+def check_layout(layout: Layout, config: TTSConfig) -> None:
+    """Raise InvalidInputError for ids, a speaker or a reference that a net of this config does not have."""
+    talker, heard = config.talker, layout.reference
+    text = np.concatenate((layout.text, layout.trailing))
+    fits = (
+        0 <= text.min() <= text.max() < config.text_vocab
+        and layout.codec.max() < talker.vocab_size
+        and (layout.speaker is None or layout.speaker.shape == (talker.hidden_size,))
+        and (heard is None or (len(heard) == config.codebooks and heard.max(initial=0) < config.predictor_vocab))
+    )
+    if not fits:
+        raise InvalidInputError("This prompt was made for another model.", hint="Make it with model.tokenize(text).")
+
+
+def check_going_on(session: Session) -> None:
+    """Raise InvalidInputError for a session that has read nothing or has come to its end."""
     if session.position == 0:
         raise InvalidInputError("This session is empty.", hint="Call prefill first.")
     if session.done:
@@ -92,24 +129,78 @@ def check_token(session: Session, token: int, config: TTSConfig) -> None:
         )
 
 
-def predict(model: Qwen3TTS, session: Session, token: int, sampling: Sampling) -> np.ndarray:
-    """The codes of a frame that begins with `token`, int32 [K], drawn by the session's random numbers."""
+def check_token(session: Session, token: int, config: TTSConfig) -> None:
+    """Raise InvalidInputError unless `token`, a sound or the end, can be said next in this session."""
+    if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
+        raise InvalidInputError(f"A code was expected, got {token!r:.80}.", hint="It is what sample gives.")
+    end, sounds = config.ids.codec_eos, config.talker.vocab_size - SPECIAL
+    if not 0 <= token < sounds and token != end:
+        raise InvalidInputError(f"Code {token} is no sound.", hint=f"Expected 0 to {sounds - 1}, or {end} to end.")
+    check_going_on(session)
+
+
+@contextmanager
+def unmoved(session: Session) -> Iterator[None]:
+    """If what is inside fails or is stopped, the talker's caches count as many positions as before."""
+    talker = session.state["talker"]
+    length = talker["length"]
+    try:
+        yield
+    except BaseException:
+        talker["length"] = length
+        raise
+
+
+def predict(
+    model: Qwen3TTS, session: Session, token: int, sampling: Sampling, *, ends: bool
+) -> tuple[np.ndarray, tuple[Native, Native] | None]:
+    """The codes of a frame that begins with `token`, int32 [K], drawn by the session's random numbers.
+
+    Where the net makes frames in one go, the talker has read this one unless it `ends` the session: its logits [1, V]
+    and hidden [1, H] come second, else None.
+    """
 
     def choose(logits: Native, index: int) -> int:
         return sample_token(logits[0], sampling, session.rng, (), model.backend)
 
-    return np.asarray(model.net.predict(session.state["hidden"], token, choose), np.int32)
+    made = _in_one_go(model, session, token, sampling, ends)
+    if made is not None:
+        return made
+    return np.asarray(model.net.predict(session.state["hidden"], token, choose), np.int32), None
 
 
-def talk(model: Qwen3TTS, session: Session, index: int, started_s: float) -> FrameStep:
-    """The talker reads frame `index` of the session, with the text that comes with it."""
-    state, codes, backend = session.state, session.codes[:, index], model.backend
-    with backend.inference():
-        at = min(index, state["trailing"].shape[1] - 1)
-        x = model.net.frames(backend.array(codes[None, :, None])) + state["trailing"][:, at : at + 1]
-        logits, hidden = model.net.talk(x, state["talker"])
-        backend.evaluate(logits, hidden)
-    return read(model, session, logits, hidden, started_s, codes)
+def _in_one_go(
+    model: Qwen3TTS, session: Session, token: int, sampling: Sampling, ends: bool
+) -> tuple[np.ndarray, tuple[Native, Native] | None] | None:
+    """As `predict`; None where the net would rather be asked code by code."""
+
+    def shares() -> list[int]:
+        return [0 if sampling.greedy else share(session.rng) for _ in range(model.config.codebooks - 1)]
+
+    rules, talker = plain_rules(sampling, model.config.predictor_vocab), session.state["talker"]
+    row = None if ends else _text(session, session.codes.shape[1])
+    made = model.net.frame(session.state["hidden"], token, row, talker, rules, shares)
+    if made is None:
+        return None
+    codes, tops, read = made
+    for top in tops:
+        check_top(top)
+    return np.asarray(codes, np.int32), read
+
+
+def _text(session: Session, index: int) -> Native:
+    """The text that comes with frame `index`, [1, 1, H]."""
+    trailing = session.state["trailing"]
+    at = min(index, trailing.shape[1] - 1)
+    return trailing[:, at : at + 1]
+
+
+def talk(model: Qwen3TTS, session: Session, codes: np.ndarray, index: int) -> tuple[Native, Native]:
+    """The talker reads `codes` [K] as frame `index`, with the text that comes with it: logits [1, V], hidden [1, H]."""
+    x = model.net.frames(model.backend.array(codes[None, :, None])) + _text(session, index)
+    logits, hidden = model.net.talk(x, session.state["talker"])
+    model.backend.evaluate(logits, hidden)
+    return logits, hidden
 
 
 def read(
@@ -140,8 +231,11 @@ def last(model: Qwen3TTS, session: Session) -> FrameStep:
         return read(model, session, state["logits"], state["hidden"], started_s)
     if not kept:
         return read(model, session, state["opening"]["logits"], state["opening"]["hidden"], started_s)
-    state["talker"]["length"] -= 1
-    return talk(model, session, kept - 1, started_s)
+    codes = session.codes[:, kept - 1]
+    with unmoved(session), model.backend.inference():
+        state["talker"]["length"] -= 1
+        found = talk(model, session, codes, kept - 1)
+    return read(model, session, *found, started_s, codes)
 
 
 def trim(session: Session, position: int) -> None:
@@ -173,7 +267,8 @@ def adopter(config: TTSConfig, backend: Backend, kv_dtype: str | None) -> Callab
         expected = {"hidden": (1, width), "logits": (1, vocabulary), "trailing": (1, *rows, width)}
         if any(expected[name] != shape for name, shape in found.items()):
             raise CheckpointError(f"The session was saved by another model: {found}, expected {expected}.")
-        held = {n: _as(state[n], backend) for n in ("hidden", "trailing") if n in state}
+        # What the talker gave stays as it was computed: the compiled step gives float32 whatever the dtype.
+        held = {"trailing": _as(state["trailing"], backend)} if "trailing" in state else {}
         return {**state, **held, "talker": talker(state["talker"])}
 
     return adopt

@@ -56,7 +56,7 @@ def check_predictor(sampling: object) -> None:
     if sampling is None:
         return
     if not isinstance(sampling, Sampling):
-        raise InvalidInputError(f"sampling must be a Sampling or None, got {sampling!r:.80}.")
+        raise InvalidInputError(f"The predictor's sampling must be a Sampling or None, got {sampling!r:.80}.")
     if not sampling.plain:
         raise InvalidInputError(
             "The code predictor draws each code of a frame from another codebook: it knows no penalties and no bias.",

@@ -12,11 +12,13 @@ from izwi_lab.backends import host
 from izwi_lab.backends.base import Backend, BackendPlan, Net
 from izwi_lab.catalog.variant import Layout, ModelVariant
 from izwi_lab.codecs.qwen3_tts_12hz import model as codec_model
+from izwi_lab.codecs.qwen3_tts_12hz.config import CodecConfig
 from izwi_lab.errors import CheckpointError, InvalidInputError
-from izwi_lab.families.qwen3_tts import weights
+from izwi_lab.families.qwen3_tts import asking, weights
 from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.qwen3_tts.generation import Generation
 from izwi_lab.families.qwen3_tts.processor import Processor
+from izwi_lab.families.qwen3_tts.voice import FRAMES_HZ
 from izwi_lab.families.shared.weights import Renamed
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 SPEAKER = f"{weights.PACKAGE}.nets.speaker"
 CODEC_FOLDER = "speech_tokenizer"
 _LAYOUTS = (Layout.HF, Layout.MLX)
-_MOST_BYTES = 1 << 20  # of generation_config.json
+_MOST_BYTES = 1 << 20  # of a configuration
 
 
 def load(
@@ -62,10 +64,31 @@ def load(
     finally:
         checkpoint.close()
     codec = codec_model.load(folder / CODEC_FOLDER, backend)
+    _check_codec(config, codec.config)
     generation = Generation.from_hf(_json(folder / "generation_config.json"))
     return Qwen3TTS(
         variant, plan, backend, net, config, codec, processor=processor, speaker=speaker, generation=generation
     )
+
+
+def voices(folder: Path) -> tuple[str, ...]:
+    """The preset voices of a checkpoint's folder, by its config.json alone. Raises CheckpointError."""
+    return asking.voices(TTSConfig.from_hf(_json(folder / "config.json")))
+
+
+def _check_codec(config: TTSConfig, codec: CodecConfig) -> None:
+    """Raise where the codes that the talker and its predictor draw are not those of the speech tokenizer beside it."""
+    rate_hz = codec.rate_hz / codec.frame_samples
+    for what, drawn, held in (
+        ("codebooks", config.codebooks, codec.codebooks),
+        ("codes of a codebook", config.predictor_vocab, codec.decoder.codebook_size),
+        ("frames a second", FRAMES_HZ, rate_hz),
+    ):
+        if drawn != held:
+            raise CheckpointError(
+                f"The talker of config.json has {drawn:g} {what}; the codec in {CODEC_FOLDER} has {held:g}.",
+                hint="They belong to different models: fetch the model again.",
+            )
 
 
 def _speaker(config: TTSConfig, checkpoint: Checkpoint, backend: Backend, layout: str) -> Net | None:

@@ -6,7 +6,7 @@ Both are the shared decoder run from embeddings. Taps: "talker." and "predictor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,8 +14,12 @@ from mlx.utils import tree_flatten
 
 from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.shared.nets.decoder import cache
-from izwi_lab.families.shared.nets.decoder.mlx_net import Decoder, lay_out
-from izwi_lab.families.shared.taps import named_under, tap
+from izwi_lab.families.shared.nets.decoder.mlx_net import Decoder, Dense
+from izwi_lab.families.shared.nets.sampler.mlx_net import Sampler
+from izwi_lab.families.shared.nets.sampler.rules import Rules
+from izwi_lab.families.shared.taps import named_under, tap, tapped
+
+Made = tuple[list[int], list[float], tuple[mx.array, mx.array] | None]
 
 
 class TextProjection(nn.Module):
@@ -23,8 +27,8 @@ class TextProjection(nn.Module):
 
     def __init__(self, c: TTSConfig):
         super().__init__()
-        self.linear_fc1 = nn.Linear(c.text_width, c.text_width)
-        self.linear_fc2 = nn.Linear(c.text_width, c.talker.hidden_size)
+        self.linear_fc1 = Dense(c.text_width, c.text_width)
+        self.linear_fc2 = Dense(c.text_width, c.talker.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         """See the class."""
@@ -39,9 +43,9 @@ class CodePredictor(nn.Module):
         rest, width = range(c.codebooks - 1), c.predictor.hidden_size
         tables = [nn.Embedding(c.predictor_vocab, c.talker.hidden_size) for _ in rest]
         self.model = Decoder(c.predictor, codec_embedding=tables)  # as wide as the talker
-        self.lm_head = [nn.Linear(width, c.predictor_vocab, bias=False) for _ in rest]
+        self.lm_head = [Dense(width, c.predictor_vocab, bias=False) for _ in rest]
         if c.projected:
-            self.small_to_mtp_projection = nn.Linear(c.talker.hidden_size, width)
+            self.small_to_mtp_projection = Dense(c.talker.hidden_size, width)
 
 
 class Talker(nn.Module):
@@ -55,7 +59,7 @@ class Talker(nn.Module):
             codec_embedding=nn.Embedding(c.talker.vocab_size, c.talker.hidden_size),
         )
         self.text_projection = TextProjection(c)
-        self.codec_head = nn.Linear(c.talker.hidden_size, c.talker.vocab_size, bias=False)
+        self.codec_head = Dense(c.talker.hidden_size, c.talker.vocab_size, bias=False)
         self.code_predictor = CodePredictor(c)
 
 
@@ -66,17 +70,20 @@ class TTSNet(nn.Module):
         super().__init__()
         self.config = config
         self.talker = Talker(config)
+        self.whole = False
 
     def finalize(self, backend) -> None:
         """After loading: what every step needs, once; see `Decoder.finalize`."""
         part = self.talker.code_predictor
         self._dtype = backend.mlx_dtype
+        self.whole = backend.device != "cpu"
         self.talker.model.finalize(backend)
         part.model.finalize(backend)
-        for module in (*self.talker.text_projection.leaf_modules().values(), self.talker.codec_head, *part.lm_head):
-            lay_out(module, backend)
-        if self.config.projected:
-            lay_out(part.small_to_mtp_projection, backend)
+        projection = [part.small_to_mtp_projection] if self.config.projected else []
+        text = self.talker.text_projection.leaf_modules().values()
+        for module in (*text, self.talker.codec_head, *part.lm_head, *projection):
+            if isinstance(module, Dense):
+                module.finalize(backend)
 
     def weight_bytes(self) -> int:
         """Bytes of all weights as held."""
@@ -123,6 +130,36 @@ class TTSNet(nn.Module):
                 table = self.talker.code_predictor.model.codec_embedding[index - 1]
                 x = table(mx.array([codes[-1:]]))
         return codes
+
+    def frame(
+        self,
+        hidden: mx.array,
+        c0: int,
+        row: mx.array | None,
+        state: dict,
+        rules: Rules,
+        shares: Callable[[], Sequence[int]],
+    ) -> Made | None:
+        """`predict` and `talk` of a frame, the codes chosen on the device: the host waits once. See torch_net.py.
+
+        None on the CPU, where nothing is waited for, and under open taps.
+        """
+        if not self.whole or tapped():
+            return None
+        sampler, numbers, past = Sampler(), shares(), self.predictor_state()
+        codes, tops = [mx.array(c0)], []
+        x = mx.concatenate([hidden[:, None].astype(self._dtype), self.codec(mx.array([[c0]]))], axis=1)
+        for index in range(1, self.config.codebooks):
+            if index > 1:
+                x = self.talker.code_predictor.model.codec_embedding[index - 2](codes[-1].reshape(1, 1))
+            logits = self.predictor_logits(x, index, past)
+            code, top = sampler.chosen(logits[0], rules, numbers[index - 1])
+            codes.append(code.astype(mx.int32))
+            tops.append(top)
+        together, best = mx.stack(codes), mx.stack(tops)
+        read = None if row is None else self.talk(self.frames(together[None, :, None]) + row, state)
+        mx.eval(together, best, read)
+        return together.tolist(), best.tolist(), read
 
     def predictor_logits(self, x: mx.array, index: int, state: dict) -> mx.array:
         """What the predictor reads, [B, T, H] -> logits [B, V] of codebook `index`; the state grows by T."""

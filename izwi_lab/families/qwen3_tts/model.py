@@ -2,13 +2,14 @@
 
 | verb                       | takes                             | gives                                          |
 |----------------------------|-----------------------------------|------------------------------------------------|
-| `tokenize(text, voice=)`   | text, voice, language, instruct   | `Prompt`: text ids [T]; `extras["layout"]`     |
+| `tokenize(text, voice=)`   | text, voice, language, instruct   | `SpeechPrompt`: ids [T]; `streams()`, its layout |
 | `prompts(text, voice=)`    | text of any length                | an iterator of Prompts, one per piece          |
 | `session(seed=)`           | seed, max_frames, kv_dtype        | `Session`: caches, random numbers, codes [K, F] |
 | `prefill(session, prompt)` | ids, codes, a speaker's vector    | `FrameStep`: logits [V], hidden [H]            |
 | `sample(session, step)`    | logits [V]                        | the next code of codebook 0, or the end        |
 | `decode(session, code)`    | one code                          | `FrameStep`; its 16 codes join `session.codes` |
-| `codec.decode(codes)`      | `session.codes` [K, F]            | `Audio` [1920 F] at 24 kHz                     |
+| `audio(session)`           | what it has said, codes [K, F]    | `Audio` [1920 F] at 24 kHz                     |
+| `codec.decode(codes)`      | codes [K, F] of a first frame on  | `Audio` [1920 F] at 24 kHz                     |
 | `voice(audio, transcript)` | a reference clip (base models)    | `Voice`, to be spoken in, saved and loaded     |
 | `tap(patterns)`            | "talker.layers.*", "predictor.*"  | intermediates by name                          |
 
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from izwi_lab.audio import Audio
 from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
@@ -40,7 +42,7 @@ from izwi_lab.families.qwen3_tts.frames import FrameStep
 from izwi_lab.families.qwen3_tts.generation import MIN_FRAMES, Generation, allowed, check_predictor
 from izwi_lab.families.qwen3_tts.loader import load
 from izwi_lab.families.qwen3_tts.processor import Processor
-from izwi_lab.families.qwen3_tts.prompt import Layout
+from izwi_lab.families.qwen3_tts.prompt import Layout, SpeechPrompt
 from izwi_lab.families.qwen3_tts.voice import Voice
 from izwi_lab.families.shared import text_session
 from izwi_lab.families.shared.closed import ClosedNet
@@ -57,7 +59,7 @@ PREFILL_CHUNK = 512  # positions read at once: bounds memory, and how long a can
 
 
 class Qwen3TTS:
-    """A loaded Qwen3-TTS. Immutable; threads may share it, each with sessions of its own.
+    """A loaded Qwen3-TTS. Immutable; threads may share it. A session belongs to one thread at a time, on MLX to one.
 
     processor: None for load_format="dummy", which has no tokenizer. speaker: the speaker encoder of base models.
 
@@ -66,7 +68,7 @@ class Qwen3TTS:
     >>> step = model.prefill(session, model.tokenize("Hello.", voice="Vivian"))  # doctest: +SKIP
     >>> while not session.done:                                                  # doctest: +SKIP
     ...     step = model.decode(session, model.sample(session, step))
-    >>> model.codec.decode(session.codes).save("hello.wav")                      # doctest: +SKIP
+    >>> model.audio(session).save("hello.wav")                                   # doctest: +SKIP
     """
 
     def __init__(
@@ -118,7 +120,11 @@ class Qwen3TTS:
         self.net = self.speaker = self.codec = ClosedNet(self.variant.id)  # type: ignore[assignment]
 
     def tap(self, patterns: str | Sequence[str], *, replace: Replace | None = None) -> AbstractContextManager[Taps]:
-        """Read or replace intermediates by name: "talker.layers.*.attn", "predictor.*", those of the codec."""
+        """Read or replace intermediates by name: "talker.layers.*.attn", "predictor.*", the codec's "decoder.*".
+
+        Under a tap the plain path runs, not the compiled or captured one: in bfloat16 it rounds elsewhere, so that a
+        seed may say something else.
+        """
 
         def array(values: np.ndarray, like: Native) -> Native:
             return self.backend.array(values, dtype=str(like.dtype).rpartition(".")[2])
@@ -133,7 +139,7 @@ class Qwen3TTS:
         language: str | None = None,
         instruct: str | None = None,
         text_mode: str | None = None,
-    ) -> Prompt:
+    ) -> SpeechPrompt:
         """The whole text as one Prompt, whose spans name its parts and whose layout says what is summed where.
 
         Args:
@@ -157,7 +163,7 @@ class Qwen3TTS:
         language: str | None = None,
         instruct: str | None = None,
         text_mode: str | None = None,
-    ) -> Iterator[Prompt]:
+    ) -> Iterator[SpeechPrompt]:
         """Text of any length as Prompts of whole sentences; options as `tokenize`.
 
         A described voice is another one each time it is made up: its text stays one prompt, however long.
@@ -165,7 +171,13 @@ class Qwen3TTS:
         return self._processor().prompts(text, voice=voice, language=language, instruct=instruct, text_mode=text_mode)
 
     def voice(
-        self, audio: AudioSource, transcript: str | None = None, *, name: str = "reference", language: str = ""
+        self,
+        audio: AudioSource,
+        transcript: str | None = None,
+        *,
+        name: str = "reference",
+        language: str = "",
+        cancel: CancelToken | None = None,
     ) -> Voice:
         """A voice from a reference clip, for this size of base model; it can be saved, and used again and again.
 
@@ -176,44 +188,37 @@ class Qwen3TTS:
                 Without it only the speaker vector is taken.
             name: what the voice is called in lists.
             language: what the clip is spoken in, for lists.
+            cancel: stops it within two seconds of the clip.
 
         Raises:
             AudioError: silence, NaN, too short, or too long for its transcript.
             InvalidInputError: this kind of model clones no voices.
         """
-        return cloned(self, audio, transcript, name=name, language=language)[0]
+        return cloned(self, audio, transcript, name=name, language=language, cancel=cancel)[0]
 
     def session(
         self, *, seed: int | None = None, max_frames: int | None = None, kv_dtype: str | None = None
     ) -> Session:
-        """A new session. It is done at the end code, after max_frames, or when the context is full.
+        """A new session, done at the end code, after max_frames (None: the checkpoint's), or when the context is full.
 
-        max_frames: None takes the checkpoint's. kv_dtype: None keeps keys and values in the compute dtype, "int8" in
-        half the memory of bfloat16.
+        kv_dtype: None keeps keys and values in the compute dtype, "int8" in half the memory of bfloat16.
         """
-        session = Session(
-            self.backend,
-            {"talker": self.net.state(kv_dtype), "reference": frames.no_codes(self.config.codebooks)},
-            seed=seed,
-            trim=frames.trim,
-            max_tokens=self.generation.max_frames if max_frames is None else max_frames,
-            adopt=frames.adopter(self.config, self.backend, kv_dtype),
-            model=self.variant.id,
-        )
-        session.codes = frames.no_codes(self.config.codebooks)
-        return session
+        return frames.new_session(self, seed=seed, max_frames=max_frames, kv_dtype=kv_dtype)
 
     def prefill(self, session: Session, prompt: Prompt, *, cancel: CancelToken | None = None) -> FrameStep:
-        """Read the prompt; logits are those of the first frame's code.
+        """Read the prompt; logits are those of the first frame's code. Stopped, it leaves the session as it was.
 
         Raises:
-            InvalidInputError: a prompt of another family, a used session, or more positions than the context has.
-            Cancelled: stopped by `cancel`; the session cannot be used any more.
+            InvalidInputError: a prompt of another family or model, a used session, or more positions than the context
+                has.
+            Cancelled: stopped by `cancel`.
         """
         text_session.check_step(session, prompt, cancel, reads=True)
+        frames.check_session(self, session)
         if session.position:
             raise InvalidInputError("This session has read its prompt already.", hint="Start one with session().")
         layout, talker = frames.layout_of(prompt), self.config.talker
+        frames.check_layout(layout, self.config)
         if len(prompt) >= talker.max_positions:
             raise InvalidInputError(
                 f"The prompt has {len(prompt)} positions; the context of {self.variant.id} has {talker.max_positions}.",
@@ -221,15 +226,16 @@ class Qwen3TTS:
             )
         started_s = time.perf_counter()
         x, state = frames.embedded(self.net, self.backend, layout), session.state
-        with self.backend.inference():
+        with frames.unmoved(session), self.backend.inference():
             for start in range(0, len(x), PREFILL_CHUNK):
                 if cancel is not None:
                     cancel.check()
                 piece = self.backend.array(x[None, start : start + PREFILL_CHUNK])
                 logits, hidden = self.net.talk(piece, state["talker"])
                 self.backend.evaluate(logits, hidden)
-            state["trailing"] = frames.following(self.net, self.backend, layout, self.config)
-            self.backend.evaluate(state["trailing"])
+            trailing = frames.following(self.net, self.backend, layout, self.config)
+            self.backend.evaluate(trailing)
+        state["trailing"] = trailing
         if layout.reference is not None:
             state["reference"] = layout.reference
         state["opening"] = {"logits": logits, "hidden": hidden}  # to come back to
@@ -242,7 +248,8 @@ class Qwen3TTS:
         As in the reference: only sounds and the end may come, the end not among the first two, and the repetition
         penalty looks at the codes drawn so far.
         """
-        text_session.check_step(session)
+        frames.check_session(self, session)
+        frames.check_going_on(session)
         text_session.check_choice(step, sampling)
         if session.tally is None:
             session.tally = Tally(self.config.talker.vocab_size, self.backend)
@@ -260,11 +267,13 @@ class Qwen3TTS:
         """One frame: the code predictor adds 15 codes to `token`, then the talker reads them. 80 ms of speech.
 
         sampling: of the predictor; None takes the checkpoint's (`generation.predictor`). When the session ends (end
-        code, max_frames or context reached) the talker computes nothing more: its step before is given back.
+        code, max_frames or context reached) the talker computes nothing more: its step before is given back. A frame
+        that fails or is interrupted leaves the session where it was, but for its random numbers.
 
         Raises:
             InvalidInputError: neither a sound nor the end, a session without prompt or one that is done.
         """
+        frames.check_session(self, session)
         frames.check_token(session, token, self.config)
         check_predictor(sampling)
         if token == self.config.ids.codec_eos:
@@ -273,26 +282,42 @@ class Qwen3TTS:
             return self.last(session)
         started_s, index = time.perf_counter(), session.codes.shape[1]
         self.last(session)
-        with self.backend.inference():
-            codes = frames.predict(self, session, int(token), sampling or self.generation.predictor)
+        ends = session.position >= self.config.talker.max_positions or index + 1 >= (session.max_tokens or math.inf)
+        with frames.unmoved(session), self.backend.inference():
+            chosen = sampling or self.generation.predictor
+            codes, found = frames.predict(self, session, int(token), chosen, ends=ends)
+            if found is None and not ends:
+                found = frames.talk(self, session, codes, index)
         session.tokens.append(int(token))
         session.codes = np.concatenate((session.codes, codes[:, None]), axis=1)
-        full = session.position >= self.config.talker.max_positions
-        if full or (session.max_tokens is not None and index + 1 >= session.max_tokens):
-            session.done, session.finish_reason = True, "length"
-            return replace(self.last(session), codes=codes)
-        return frames.talk(self, session, index, started_s)
+        if found is not None:
+            return frames.read(self, session, *found, started_s, codes)
+        session.done, session.finish_reason = True, "length"
+        return replace(self.last(session), codes=codes)
 
     def last(self, session: Session) -> FrameStep:
         """The step that the session stands at, such as after `session.load`."""
-        text_session.check_step(session)
+        frames.check_session(self, session)
         return frames.last(self, session)
 
-    def decoder(self, layout: Layout) -> CodecStream:
+    def audio(self, session: Session) -> Audio:
+        """What the session has said so far, [1920 F] at 24 kHz; in a cloned voice as it follows the reference clip.
+
+        Raises:
+            InvalidInputError: it has said nothing.
+        """
+        frames.check_session(self, session)
+        if not session.codes.shape[1]:
+            raise InvalidInputError("This session has said nothing yet.", hint="Take it on with sample and decode.")
+        stream = self.codec.stream()
+        stream.skip(session.state["reference"])
+        return Audio(stream.push(session.codes), self.codec.rate_hz)
+
+    def decoder(self, layout: Layout, *, cancel: CancelToken | None = None) -> CodecStream:
         """A codec stream for the codes that follow a layout: one that has heard the reference clip, if there is one."""
         stream = self.codec.stream()
-        if layout.reference is not None and layout.reference.shape[1]:
-            stream.push(layout.reference)
+        if layout.reference is not None:
+            stream.skip(layout.reference, cancel=cancel)
         return stream
 
     def generate(

@@ -25,12 +25,11 @@ from izwi_lab.families.qwen3_tts.asking import (
     voices,
 )
 from izwi_lab.families.qwen3_tts.config import TTSConfig
-from izwi_lab.families.qwen3_tts.prompt import Words, lay_out
+from izwi_lab.families.qwen3_tts.prompt import SpeechPrompt, Words, lay_out
 from izwi_lab.families.qwen3_tts.voice import Voice
 from izwi_lab.families.shared.prompts import PromptEncoder
 from izwi_lab.families.shared.qwen_tokenizer import qwen_tokenizer
 from izwi_lab.families.shared.sentences import pieces
-from izwi_lab.families.shared.steps import Prompt
 
 PIECE = 600  # weight (sentences.weight) of a piece of long text: about 40 s of speech, a quarter of the 2048 frames
 _EDGE = re.compile(r"^\s*[\r\n]")  # a line end before any word would melt into the role's own
@@ -82,7 +81,7 @@ class Processor:
         language: str | None = None,
         instruct: str | None = None,
         text_mode: str | None = None,
-    ) -> Prompt:
+    ) -> SpeechPrompt:
         """The whole text as one Prompt. ids: the text side [T]; extras: layout, voice, language, text_mode and more.
 
         Control tokens in the text, the instruction and the transcript are read as letters.
@@ -110,7 +109,7 @@ class Processor:
         language: str | None = None,
         instruct: str | None = None,
         text_mode: str | None = None,
-    ) -> Iterator[Prompt]:
+    ) -> Iterator[SpeechPrompt]:
         """A long text as Prompts of whole sentences, about 40 s of speech each, all with the same voice; see `prompt`.
 
         A described voice is another one with every prompt: such a text is never cut. Errors are raised here, not when
@@ -121,7 +120,7 @@ class Processor:
         parts = [text] if self.config.kind == DESIGN else pieces(text, PIECE)
         return (self._prompt(part, asked) for part in parts)
 
-    def _prompt(self, text: str, asked: Asked) -> Prompt:
+    def _prompt(self, text: str, asked: Asked) -> SpeechPrompt:
         ids = self.config.ids
         words = Words(
             role=self._role,
@@ -148,7 +147,7 @@ class Processor:
                 hint="Give less text, or a shorter instruction or reference.",
             )
         shown = tuple(known[int(i)] if i != ids.tts_pad else "" for i in layout.text)
-        return Prompt(layout.text, text, shown, spans, MappingProxyType(extras))
+        return SpeechPrompt(layout.text, text, shown, spans, MappingProxyType(extras))
 
     def _asked(self, voice: Any, language: str | None, instruct: str | None, text_mode: str | None) -> Asked:
         return asked(self.config, voice=voice, language=language, instruct=instruct, text_mode=text_mode)

@@ -7,6 +7,7 @@ R reference frames, H talker width.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.shared.steps import Prompt, Span
 
 NONE = -1  # in Layout.codec: this position has no codec id
+_SHOWN, _ROWS = 24, 100  # positions in a line, and in a table
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +50,39 @@ class Layout:
         if self.reference is not None:
             parts.append(f"{self.reference.shape[1]} reference frames from {self.reference_at}")
         return f"Layout({', '.join(parts)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SpeechPrompt(Prompt):
+    """A prompt of two streams, which meet at every position: text, and what the codec side is there."""
+
+    def streams(self) -> list[tuple[int, str, str]]:
+        """(position, text piece, codec piece) rows; "" where the text waits, or where there is no codec side.
+
+        Positions from len(self) on are those of generated frames; their codec piece is "frame n".
+        """
+        layout: Layout = self.extras["layout"]
+        rows = [(n, text, codec) for n, (text, codec) in enumerate(zip(self.pieces, layout.codec_names, strict=True))]
+        following = self.extras.get("trailing_pieces", ())
+        return rows + [(len(layout) + n, piece, f"frame {n}") for n, piece in enumerate(following)]
+
+    def __repr__(self) -> str:
+        shown = "|".join(f"{text}+{codec}" if codec else text for _, text, codec in self.streams()[:_SHOWN])
+        more = "…" if len(self.streams()) > _SHOWN else ""
+        return f"SpeechPrompt({len(self)} positions, text+code: {shown + more!r})"
+
+    def _repr_html_(self) -> str:
+        """Both streams as a table; what the user wrote is escaped."""
+        rows = self.streams()
+        left = "<td style='text-align:left'><code>{}</code></td>"
+        cells = "".join(
+            f"<tr><td style='text-align:right'>{n}</td>{left.format(html.escape(text))}"
+            f"{left.format(html.escape(codec))}</tr>"
+            for n, text, codec in rows[:_ROWS]
+        )
+        facts = f"{len(self)} positions" + (f", of which {_ROWS} are shown" if len(rows) > _ROWS else "")
+        head = "<tr><th>position</th><th style='text-align:left'>text</th><th style='text-align:left'>code</th></tr>"
+        return f"<table>{head}{cells}</table><div style='opacity:.75;font-size:90%'>{facts}</div>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +205,3 @@ def _read(draft: _Draft, config: TTSConfig, words: Words) -> None:
     ids = config.ids
     for name, part in (("reference text", words.reference), ("text", words.text), ("end of text", [ids.tts_eos])):
         draft.add(name, part, [ids.codec_pad] * len(part), ["pad"] * len(part))
-
-
-def streams(prompt: Prompt) -> list[tuple[int, str, str]]:
-    """Both sides of a prompt for people: (position, text piece, codec piece) rows; then what follows with the frames.
-
-    Positions from len(prompt) on are those of generated frames; their codec piece is "frame n".
-    """
-    layout: Layout = prompt.extras["layout"]
-    rows = [(n, text, codec) for n, (text, codec) in enumerate(zip(prompt.pieces, layout.codec_names, strict=True))]
-    following = prompt.extras.get("trailing_pieces", ())
-    return rows + [(len(layout) + n, piece, f"frame {n}") for n, piece in enumerate(following)]

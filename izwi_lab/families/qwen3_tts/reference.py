@@ -19,6 +19,7 @@ from izwi_lab.families.qwen3_tts.nets.speaker.mel import RATE_HZ, speaker_mel
 MIN_S = 0.5
 MAX_S = 30.0  # 375 frames of prompt; a few seconds are enough for a voice
 _SILENT_RMS = 1e-3  # -60 dBFS in the loudest stretch
+_MOST_PEAK = 8.0  # what mixing may add up to; more was never divided by the full scale of its integers
 _STRETCH_S = 0.1
 _OPEN_MAX_S = 3600.0  # what is decoded at most before the length is judged
 _MOST_CHARACTERS = 2000  # of a transcript: 30 s at twice the speed of any speaker
@@ -34,7 +35,7 @@ class Reference:
     transcript: str = ""
     notes: tuple[str, ...] = ()
 
-    def mel(self, bins: int = 128) -> np.ndarray:
+    def mel(self, bins: int) -> np.ndarray:
         """What the speaker encoder reads: float32 [1, F, M]."""
         return speaker_mel(self.audio.samples, bins)[None]
 
@@ -93,6 +94,11 @@ def _check_samples(audio: Audio) -> None:
     if bad := int(np.count_nonzero(~np.isfinite(audio.samples))):
         raise AudioError(
             f"The reference holds {bad} samples that are NaN or infinite.", hint="Find the step that made them."
+        )
+    if audio.peak > _MOST_PEAK:
+        raise AudioError(
+            f"The reference's samples go up to {audio.peak:g}; full scale is 1.",
+            hint="Whole numbers must be divided: Audio.from_samples does so for int16 arrays.",
         )
 
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken, check_cancel
+from izwi_lab.codecs.qwen3_tts_12hz.model import CodecStream
 from izwi_lab.errors import InvalidInputError
+from izwi_lab.families.qwen3_tts.asking import check_speed
 from izwi_lab.families.qwen3_tts.cloning import AudioSource, cloned
 from izwi_lab.families.qwen3_tts.frames import layout_of
 from izwi_lab.families.qwen3_tts.generation import check_predictor
@@ -46,11 +48,7 @@ class SpeechOptions:
     transcript: str | None = None
 
     def __post_init__(self) -> None:
-        if self.speed != 1.0:
-            raise InvalidInputError(
-                f"Qwen3-TTS has no speed, got {self.speed!r}.",
-                hint='Leave speed at 1, or say it in words where the model takes them: instruct="Speak slowly."',
-            )
+        check_speed(self.speed)
         if self.sampling is not None and not isinstance(self.sampling, Sampling):
             raise InvalidInputError(f"sampling must be a Sampling or None, got {self.sampling!r:.80}.")
         check_predictor(self.predictor)
@@ -71,6 +69,7 @@ class _Course:
     frames: int = 0
     voice: str = ""
     language: str = ""
+    seed: int = 0
     clips: list[Audio] = field(default_factory=list)
 
 
@@ -102,6 +101,7 @@ def speech(model: Qwen3TTS, text: str, options: SpeechOptions, cancel: CancelTok
         backend=model.plan.backend,
         timing=timing,
         notes=tuple(dict.fromkeys(notes)),
+        seed=course.seed,
     )
 
 
@@ -114,7 +114,7 @@ def stream(
     voice: str | Voice | None = options.voice
     notes: tuple[str, ...] = ()
     if options.reference is not None:
-        voice, notes = cloned(model, options.reference, options.transcript)
+        voice, notes = cloned(model, options.reference, options.transcript, cancel=cancel)
     pieces = model.prompts(
         text, voice=voice, language=options.language, instruct=options.instruct, text_mode=options.text_mode
     )
@@ -131,14 +131,18 @@ def _chunks(
     course: _Course,
 ) -> Iterator[AudioChunk]:
     base, sizes, index = _base_seed(options.seed), _sizes(), 0
+    course.seed = base
+    opening: CodecStream | None = None  # it has heard the reference, which is that of every piece
     for number, (prompt, last) in enumerate(_marking_the_last(pieces)):
         session = model.session(seed=_piece_seed(base, number), max_frames=options.max_frames)
         course.voice, course.language, said = prompt.extras["voice"], prompt.extras["language"], prompt.text
-        for samples in _piece(model, session, prompt, options, cancel, sizes, course):
+        opening = opening or model.decoder(layout_of(prompt), cancel=cancel)
+        for samples in _piece(model, session, prompt, options, opening.fork(), cancel, sizes, course):
             if session.finish_reason == "length":
                 notes = (*notes, _cut(model, session))
             audio = Audio(samples, model.codec.rate_hz)
-            yield AudioChunk(audio, index, text=said, is_final=last and session.done, notes=notes)
+            frames = len(samples) // model.codec.frame_samples
+            yield AudioChunk(audio, index, text=said, is_final=last and session.done, notes=notes, tokens=frames)
             said, notes, index = "", (), index + 1
 
 
@@ -147,6 +151,7 @@ def _piece(
     session: Session,
     prompt: Prompt,
     options: SpeechOptions,
+    decoder: CodecStream,
     cancel: CancelToken | None,
     sizes: Iterator[int],
     course: _Course,
@@ -156,7 +161,6 @@ def _piece(
     course.prefill_s += step.seconds
     course.prompt_tokens += len(prompt)
     _check(cancel)
-    decoder = model.decoder(layout_of(prompt))
     sent, size = 0, next(sizes)
     token = model.sample(session, step, options.sampling)
     while not _ended(session):

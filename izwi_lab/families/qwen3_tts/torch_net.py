@@ -6,16 +6,17 @@ Both are the shared decoder run from embeddings. Taps: "talker." and "predictor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from izwi_lab.families.qwen3_tts import compiled_torch
+from izwi_lab.families.qwen3_tts import compiled_torch, graph_torch
 from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.torch_net import Decoder
+from izwi_lab.families.shared.nets.sampler.rules import Rules
 from izwi_lab.families.shared.taps import named_under, tap, tapped
 
 
@@ -63,24 +64,26 @@ class Talker(nn.Module):
 class TTSNet(nn.Module):
     """What the verbs of the family are made of. B batch, T positions, F frames, K codebooks, H talker width.
 
-    On the CPU single positions and the predictor go through the compiled step; open taps go through this code.
+    On the CPU single positions and the predictor go through the compiled step, on other devices frames are made in one
+    go; open taps go through this code.
     """
 
     def __init__(self, config: TTSConfig):
         super().__init__()
         self.config = config
         self.talker = Talker(config)
-        self.compiled = None
+        self.compiled, self.whole = None, None
         self._tables = None
 
     def finalize(self, backend) -> None:
         """After loading: fuse, and describe the weights to the compiled step."""
         self._dtype = backend.torch_dtype
         self.talker.model.finalize(backend)
-        self.talker.code_predictor.model.finalize(backend)
+        self.talker.code_predictor.model.finalize(backend, first=self.config.codebooks)  # it never sees more
         self._tables = one_table(self.talker.code_predictor.model.codec_embedding)
         self._offsets = self.config.predictor_vocab * torch.arange(self.config.codebooks - 1, device=backend.device)
         self.compiled = compiled_torch.compiled(self, backend)
+        self.whole = graph_torch.frames(self, backend, self.talker.model._frequencies)
 
     def weight_bytes(self) -> int:
         """Bytes of all weights as held."""
@@ -135,6 +138,33 @@ class TTSNet(nn.Module):
                 table = self.talker.code_predictor.model.codec_embedding[index - 1]
                 x = table(torch.tensor([codes[-1:]], device=device))
         return codes
+
+    def frame(
+        self,
+        hidden: torch.Tensor,
+        c0: int,
+        row: torch.Tensor | None,
+        state: dict,
+        rules: Rules,
+        shares: Callable[[], Sequence[int]],
+    ) -> graph_torch.Made | None:
+        """`predict` and `talk` of a frame in one go, the codes chosen on the device.
+
+        Args:
+            hidden: [1, H] of the position before the frame.
+            c0: its code of codebook 0.
+            row: what is added to the sum of its embeddings, [1, 1, H]; None leaves the talker out.
+            state: of the talker; it grows by 1, unless the talker is left out.
+            rules: of the predictor.
+            shares: draws the random numbers of the K - 1 choices, of 2^31; only called if frames are made here.
+
+        Returns:
+            The K codes, the largest logit of each choice, and the talker's (logits [1, V], hidden [1, H]) or None.
+            None alone on the CPU and under open taps: `predict` and `talk` then serve better.
+        """
+        if self.whole is None or tapped():
+            return None
+        return self.whole.run(hidden, c0, row, state, rules, shares())
 
     def predictor_logits(self, x: torch.Tensor, index: int, state: dict) -> torch.Tensor:
         """What the predictor reads, [B, T, H] -> logits [B, V] of codebook `index`; the state grows by T."""

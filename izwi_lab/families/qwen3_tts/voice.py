@@ -6,19 +6,23 @@ Shapes: D width of the speaker vector, K codebooks, R reference frames (12.5 a s
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from izwi_lab.errors import CheckpointError, InvalidInputError
+from izwi_lab.errors import CheckpointError, InvalidInputError, IzwiError
+from izwi_lab.families.qwen3_tts.voice_file import KIND, arrays, file_path, metadata
+
+_log = logging.getLogger(__name__)
 
 FRAMES_HZ = 12.5
-_KIND = "izwi-voice-1"
-_MOST_BYTES = 16 << 20
 _MOST = {"name": 200, "transcript": 20_000, "language": 100, "source": 500}
+_UNKEPT = re.compile(r"[\x00\ud800-\udfff]")  # NUL and halves of characters: no file holds them
 _MOST_WIDTH, _MOST_CODEBOOKS, _MOST_FRAMES, _MOST_CODE = 1 << 16, 64, 4096, 1 << 20
 
 
@@ -29,7 +33,7 @@ class Voice:
     name: for lists and files. embedding: float32 [D], the speaker vector; D belongs to a size of model. codes: int32
     [K, R], the reference audio as codes, or None for a voice by its vector alone. transcript: what the reference says,
     word for word; there if and only if codes are. language: spoken in the reference, "" if unknown. source: id of the
-    model that made it.
+    model that made it. notes: what was done to the clip when it was made; neither kept in the file nor compared.
 
     >>> voice = model.voice("anna.wav", "What Anna says there.", name="anna")    # doctest: +SKIP
     >>> voice.save("anna.safetensors")    # doctest: +SKIP
@@ -42,14 +46,12 @@ class Voice:
     transcript: str = ""
     language: str = ""
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, most in _MOST.items():
-            value = getattr(self, field)
-            if not isinstance(value, str) or len(value) > most:
-                raise InvalidInputError(f"Voice: {field} must be text of at most {most} characters, got {value!r:.80}.")
-        if not self.name.strip():
-            raise InvalidInputError("Voice: the name is empty.", hint="Give it one to be listed by.")
+        check_texts(**{field: getattr(self, field) for field in _MOST})
+        if not isinstance(self.notes, tuple) or not all(isinstance(note, str) for note in self.notes):
+            raise InvalidInputError(f"Voice: notes must be a tuple of texts, got {self.notes!r:.80}.")
         object.__setattr__(self, "embedding", _embedding(self.embedding))
         if self.codes is not None:
             object.__setattr__(self, "codes", _codes(self.codes))
@@ -77,12 +79,13 @@ class Voice:
         """
         from safetensors.numpy import save
 
-        from izwi_lab.artifacts.atomic import written
+        from izwi_lab.artifacts.atomic import PART, written
 
-        target = _file_path(path)
-        arrays = {"embedding": self.embedding} | ({} if self.codes is None else {"codes": self.codes})
+        target = file_path(path)
+        file_path(f"{target}{PART}")  # what it is called until it is whole
+        values = {"embedding": self.embedding} | ({} if self.codes is None else {"codes": self.codes})
         with written(target) as file:
-            file.write(save(arrays, metadata={"kind": _KIND} | {n: getattr(self, n) for n in _MOST}))
+            file.write(save(values, metadata={"kind": KIND} | {n: getattr(self, n) for n in _MOST}))
         return target
 
     @classmethod
@@ -92,29 +95,29 @@ class Voice:
         Raises:
             InvalidInputError: no path of a file. CheckpointError: the file is absent, damaged, hostile, or no voice.
         """
-        file = _file_path(path)
-        if (metadata := _metadata(file)) is None:
+        file = file_path(path)
+        if (said := metadata(file)) is None:
             raise CheckpointError(f"{file} is no saved voice.", hint="Expected a file of Voice.save().")
-        arrays = _arrays(file)
+        held = arrays(file)
         try:
-            return cls(
-                embedding=arrays["embedding"], codes=arrays.get("codes"), **{n: metadata.get(n, "") for n in _MOST}
-            )
+            texts: dict[str, Any] = {n: said.get(n, "") for n in _MOST}
+            return cls(embedding=held["embedding"], codes=held.get("codes"), **texts)
         except InvalidInputError as error:
             raise CheckpointError(f"{file} is damaged: {error}", hint="Make the voice again.") from None
 
     @classmethod
-    def saved(cls, folder: str | os.PathLike[str]) -> tuple[Self, ...]:
-        """The voices kept in a folder's *.safetensors files, in order of name. Other files are passed over.
+    def saved(cls, folder: str | os.PathLike[str]) -> tuple[Voice, ...]:
+        """The voices kept in a folder's *.safetensors files, in order of name.
+
+        Other files are passed over, damaged ones with a warning in the log; see `kept`.
 
         Raises:
-            CheckpointError: the folder is absent, or one of its voices is damaged.
+            CheckpointError: the folder is absent.
         """
-        home = Path(folder)
-        if not home.is_dir():
-            raise CheckpointError(f"There is no folder {home}.", hint="Save a voice there first.")
-        files = [p for p in home.glob("*.safetensors") if p.is_file() and _metadata(p) is not None]
-        return tuple(sorted((cls.load(p) for p in files), key=lambda v: (v.name.casefold(), v.name)))
+        voices, damaged = kept(folder)
+        for error in damaged:
+            _log.warning("passed over: %s", error)
+        return voices
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Voice):
@@ -133,12 +136,62 @@ class Voice:
         said = self.transcript if len(self.transcript) <= 40 else self.transcript[:39] + "…"
         parts = [repr(self.name), f"vector of {len(self.embedding)}"]
         parts.append(f"{self.reference_s:.1f} s saying {said!r}" if self.codes is not None else "no reference")
-        parts += [p for p in (self.language, self.source and f"by {self.source}") if p]
+        parts += [_shown(p) for p in (self.language, self.source and f"by {self.source}", *self.notes) if p]
         return f"Voice({', '.join(parts)})"
 
 
+def check_texts(**texts: Any) -> None:
+    """Raise InvalidInputError for what a voice's name, transcript, language or source cannot be."""
+    for field, value in texts.items():
+        if not isinstance(value, str) or len(value) > _MOST[field]:
+            raise InvalidInputError(
+                f"Voice: {field} must be text of at most {_MOST[field]} characters, got {value!r:.80}."
+            )
+        if bad := _UNKEPT.search(value):
+            raise InvalidInputError(
+                f"Voice: {field} holds {bad[0]!r} at character {bad.start()}, which is no character of a text.",
+                hint="Decode it with the encoding it came in.",
+            )
+        if field == "name" and not value.strip():
+            raise InvalidInputError("Voice: the name is empty.", hint="Give it one to be listed by.")
+
+
+def kept(folder: str | os.PathLike[str]) -> tuple[tuple[Voice, ...], tuple[IzwiError, ...]]:
+    """The voices of a folder in order of name, and what is wrong with those of its files that are damaged.
+
+    Raises:
+        CheckpointError: the folder is absent.
+    """
+    try:
+        home = Path(folder)
+        files = sorted(home.glob("*.safetensors")) if home.is_dir() else None
+    except (OSError, TypeError, ValueError):  # no path, a NUL in it, a name longer than any file can have
+        files = None
+    if files is None:
+        raise CheckpointError(f"There is no folder {folder!s:.300}.", hint="Save a voice there first.")
+    voices, damaged = [], []
+    for file in files:
+        try:
+            if file.is_file() and metadata(file) is not None:
+                voices.append(Voice.load(file))
+        except IzwiError as error:
+            damaged.append(error)
+    return tuple(sorted(voices, key=lambda v: (v.name.casefold(), v.name))), tuple(damaged)
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else repr(text)
+
+
+def _array(value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:  # rows of several lengths
+        raise InvalidInputError(f"Voice: {value!r:.80} is no array: {error}.") from None
+
+
 def _embedding(value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    array = _array(value)
     if array.ndim != 1 or array.dtype.kind != "f" or not 1 <= array.size <= _MOST_WIDTH:
         raise InvalidInputError(
             f"Voice: the embedding must be floats [D], got {array.dtype} {list(array.shape)}.",
@@ -152,7 +205,7 @@ def _embedding(value: Any) -> np.ndarray:
 
 
 def _codes(value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    array = _array(value)
     if array.ndim != 2 or array.dtype.kind not in "iu" or not array.size:
         raise InvalidInputError(
             f"Voice: codes must be whole numbers [K, R], got {array.dtype} {list(array.shape)}.",
@@ -166,47 +219,3 @@ def _codes(value: Any) -> np.ndarray:
     if array.min() < 0 or array.max() >= _MOST_CODE:
         raise InvalidInputError(f"Voice: codes go from {array.min()} to {array.max()}, which no codebook has.")
     return np.ascontiguousarray(array, np.int32)
-
-
-def _file_path(path: object) -> Path:
-    if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
-        raise InvalidInputError(f"A voice is kept in a file, got {path!r:.80}.", hint="Give the path of one.")
-    if (file := Path(path)).is_dir():
-        raise InvalidInputError(
-            f"{file} is a folder; a voice is kept in a file.", hint=f"For example {file / 'anna.safetensors'}."
-        )
-    return file
-
-
-def _metadata(path: Path) -> dict[str, str] | None:
-    """What a file says of its voice; None for one that is no voice. Its size is looked at before anything is read."""
-    from izwi_lab.artifacts.safetensors_header import read_header
-
-    try:
-        size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
-    if size > _MOST_BYTES:
-        return None
-    metadata = read_header(path).metadata
-    return metadata if metadata.get("kind") == _KIND else None
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a voice's file, whose header was checked against the size of the file."""
-    from izwi_lab.artifacts.safetensors_header import read_header
-
-    expected = {"embedding": ("float32", 1), "codes": ("int32", 2)}
-    entries = read_header(path).entries
-    found = {n: (e.dtype, len(e.shape)) for n, e in entries.items()}
-    if "embedding" not in found or any(expected.get(n) != kind for n, kind in found.items()):
-        raise CheckpointError(
-            f"{path} holds {', '.join(sorted(found)) or 'nothing'}; a voice holds embedding [D] and codes [K, R].",
-            hint="Expected a file of Voice.save().",
-        )
-    raw = path.read_bytes()
-    types = {"float32": "<f4", "int32": "<i4"}
-    return {  # copies: views of bytes cannot be written to, which torch warns of
-        n: np.frombuffer(raw, types[e.dtype], e.nbytes // 4, e.start).reshape(e.shape).copy()
-        for n, e in entries.items()
-    }

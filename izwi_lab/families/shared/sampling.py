@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -163,19 +163,26 @@ def rules_of(
         raise InvalidInputError(
             f"allowed is {allowed.dtype} {list(allowed.shape)}, expected int32 [{-(-size // 32)}] for {size} tokens."
         )
+    return replace(
+        plain_rules(sampling, size),
+        seen=seen,
+        counts=counts,
+        bias_ids=ids,
+        bias=bias,
+        allowed=None if allowed is None else np.ascontiguousarray(allowed),
+        repetition=sampling.repetition_penalty,
+        frequency=sampling.frequency_penalty,
+        presence=sampling.presence_penalty,
+    )
+
+
+def plain_rules(sampling: Sampling, size: int) -> Rules:
+    """What the samplers are told where `size` logits are used as they come."""
     return Rules(
-        seen,
-        counts,
-        ids,
-        bias,
-        None if allowed is None else np.ascontiguousarray(allowed),
-        sampling.repetition_penalty,
-        sampling.frequency_penalty,
-        sampling.presence_penalty,
-        sampling.temperature,
-        min(int(sampling.top_k), size),
-        round(sampling.top_p * (1 << DRAW_BITS)),
-        math.ceil(sampling.min_p * (1 << WEIGHT_BITS)),
+        temperature=sampling.temperature,
+        top_k=min(int(sampling.top_k), size),
+        top_p=round(sampling.top_p * (1 << DRAW_BITS)),
+        min_weight=math.ceil(sampling.min_p * (1 << WEIGHT_BITS)),
     )
 
 

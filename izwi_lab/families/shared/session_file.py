@@ -35,6 +35,11 @@ def save_session(session: Session, path: Path) -> None:
 
     from izwi_lab.artifacts.atomic import written
 
+    if not isinstance(session.rng.bit_generator, np.random.Philox):
+        raise InvalidInputError(
+            f"This session draws from {type(session.rng.bit_generator).__name__}; its file holds a Philox generator.",
+            hint="For other random numbers: session.fork(seed=...).",
+        )
     arrays: dict[str, np.ndarray] = {}
     notes = {
         "state": _plan(session.state, "state", arrays, session),
@@ -59,6 +64,8 @@ def load_session(session: Session, path: Path, adopt: Callable[[Any], Any] | Non
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         notes = json.loads(metadata["session"])
         state, codes, rng = (_build(notes[name], arrays, session) for name in ("state", "codes", "rng"))
+        generator = np.random.Generator(np.random.Philox(0))
+        generator.bit_generator.state = rng
         plain = {name: notes[name] for name in _PLAIN}
         model = str(notes["model"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -73,7 +80,7 @@ def load_session(session: Session, path: Path, adopt: Callable[[Any], Any] | Non
             raise CheckpointError(f"{path} was saved by another model: {'; '.join(other[:4])}.")
     session.state = state
     session.codes = codes
-    session.rng.bit_generator.state = rng
+    session.rng = generator
     for name, value in plain.items():
         setattr(session, name, value)
     session.last = session.tally = None

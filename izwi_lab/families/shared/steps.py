@@ -5,6 +5,7 @@ All that changes while a model runs is in its Session; the model is immutable af
 
 from __future__ import annotations
 
+import copy
 import html
 import math
 import time
@@ -157,10 +158,8 @@ class Session:
         adopt: Callable[[Any], Any] | None = None,
         model: str = "",
     ) -> None:
-        for name, value, least in (("seed", seed, 0), ("max_tokens", max_tokens, 1)):
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if value is not None and not (whole and value >= least):
-                raise InvalidInputError(f"{name} must be a whole number from {least}, or None, got {value!r:.80}.")
+        _check_whole("seed", seed, 0)
+        _check_whole("max_tokens", max_tokens, 1)
         self.backend = backend
         self.state = state
         self.seed = int(np.random.SeedSequence().entropy % 2**63) if seed is None else int(seed)  # type: ignore[operator]
@@ -182,13 +181,19 @@ class Session:
         state = f"done: {self.finish_reason}" if self.done else f"at {self.position}"
         return f"Session({state}, {len(self.tokens)} tokens, seed {self.seed}, {self.nbytes / 1e6:.1f} MB)"
 
-    def fork(self) -> Session:
-        """An independent copy: both may go on from here without seeing each other."""
+    def fork(self, *, seed: int | None = None) -> Session:
+        """An independent copy: both may go on from here without seeing each other.
+
+        seed: of the copy's random numbers from here on; None goes on with the same ones.
+        """
+        _check_whole("seed", seed, 0)
         other = Session.__new__(Session)
         other.__dict__.update(self.__dict__)
         other.state = self.backend.copy(self.state)
-        other.rng = np.random.Generator(np.random.Philox(0))
-        other.rng.bit_generator.state = self.rng.bit_generator.state
+        if seed is None:
+            other.rng = copy.deepcopy(self.rng)
+        else:
+            other.seed, other.rng = int(seed), np.random.Generator(np.random.Philox(int(seed)))
         other.tokens, other.prompt_ids, other.tally = list(self.tokens), list(self.prompt_ids), None
         return other
 
@@ -217,6 +222,12 @@ class Session:
     def nbytes(self) -> int:
         """Bytes of the native arrays this session holds."""
         return _nbytes(self.state)
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if value is not None and not (whole and value >= least):  # type: ignore[operator]
+        raise InvalidInputError(f"{name} must be a whole number from {least}, or None, got {value!r:.80}.")
 
 
 def _nbytes(tree: Any) -> int:

@@ -35,6 +35,10 @@ class Taps(dict[str, np.ndarray]):
         self.history: dict[str, list[np.ndarray]] = {}
         self._patterns, self._numpy, self._array, self._replace = tuple(patterns), numpy, array, replace
 
+    def __missing__(self, name: str) -> np.ndarray:
+        seen = ", ".join(list(self)[:20]) + (" …" if len(self) > 20 else "")
+        raise KeyError(f"{name}: not seen. {'Seen: ' + seen if self else 'Nothing was: no name matched.'}")
+
     def wants(self, name: str) -> bool:
         """True if a pattern matches."""
         return any(fnmatch.fnmatchcase(name, p) for p in self._patterns)
@@ -100,7 +104,10 @@ def tapping(
     """Open taps on this thread for the names that match `patterns` (shell-style globs)."""
     if _open.taps is not None:
         raise InvalidInputError("Taps are already open on this thread.", hint="Use one `with` with several patterns.")
-    taps = Taps([patterns] if isinstance(patterns, str) else patterns, numpy, array, replace)
+    named = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(named, Sequence) or not all(isinstance(p, str) for p in named):
+        raise InvalidInputError(f"A tap is a name or several, got {patterns!r:.80}.", hint='Such as "layers.*.attn".')
+    taps = Taps(named, numpy, array, replace)
     _open.taps = taps
     try:
         yield taps

@@ -89,6 +89,8 @@ BAD = {
     "yarn": ({"talker_config.rope_scaling": {"rope_type": "yarn", "factor": 4}}, "yarn"),
     "codebooks differ": ({"talker_config.code_predictor_config.num_code_groups": 8}, "num_code_groups"),
     "nan": ({"talker_config.rms_norm_eps": math.nan}, "rms_norm_eps"),
+    "voices that differ in case": ({"talker_config.spk_id": {"Ann": 1, "ann": 2}}, "'ann' twice"),
+    "speaker rate": ({"speaker_encoder_config.sample_rate": 16000}, "sample_rate"),
     "speaker width": ({"speaker_encoder_config.enc_dim": 32}, "vectors of 32"),
     "speaker lists": ({"speaker_encoder_config.enc_dilations": [1, 2]}, "blocks"),
     "speaker groups": ({"speaker_encoder_config.enc_res2net_scale": 5}, "groups"),

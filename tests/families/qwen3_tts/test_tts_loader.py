@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny_tts
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from tts_models import GREEDY, checkpoint, clip, ours, tiny_codec
 
 from izwi_lab import catalog
@@ -19,7 +19,8 @@ from izwi_lab.backends import open_backend
 from izwi_lab.backends.base import BackendPlan
 from izwi_lab.codecs.qwen3_tts_12hz.config import CodecConfig
 from izwi_lab.errors import CheckpointError, InvalidInputError
-from izwi_lab.families.qwen3_tts import loader
+from izwi_lab.families.qwen3_tts import loader, weights
+from izwi_lab.families.qwen3_tts.config import TTSConfig
 
 BACKENDS = ("torch", "mlx")
 VARIANT = catalog.get("Qwen3-TTS-12Hz-1.7B-Base")
@@ -112,6 +113,35 @@ def test_folders_that_are_not_whole_say_what_is_missing(base, tmp_path):
         loaded(base, "torch", layout="gguf")
     with pytest.raises(InvalidInputError, match="needs its files"):
         loaded(None, "torch")
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("", {"num_code_groups": 8, "code_predictor_config.num_code_groups": 8}, "has 8 codebooks.*has 16"),
+        ("", {"code_predictor_config.vocab_size": 32}, "has 32 codes of a codebook.*has 64"),
+        ("codec", {"output_sample_rate": 48000, "input_sample_rate": 48000}, "has 12.5 frames a second.*has 25"),
+    ],
+)
+def test_a_codec_that_is_not_the_talkers_is_refused(base, tmp_path, part, changes, message):
+    folder = tmp_path / "c"
+    shutil.copytree(base, folder)
+    path = folder / "speech_tokenizer" / "config.json" if part else folder / "config.json"
+    values = json.loads(path.read_text("utf-8"))
+    for name, value in changes.items():
+        at = values if part else values["talker_config"]
+        *outer, last = name.split(".")
+        for key in outer:
+            at = at[key]
+        at[last] = value
+    path.write_text(json.dumps(values), encoding="utf-8")
+    if not part:  # weights of the other sizes, so that nothing else is amiss
+        held = weights.shapes(TTSConfig.from_hf(values))
+        made = tiny_tts.weights(values).items()
+        kept = {name: w for name, w in made if name in held or name.startswith("speaker_encoder.")}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=message):
+        ours(folder)
 
 
 def test_without_a_generation_config_the_references_defaults_hold(base, tmp_path):

@@ -284,7 +284,7 @@ def test_misuse_of_the_verbs_says_what_to_do(model):
         (lambda: speaker.last(session), "empty"),
         (lambda: speaker.prefill(session, Prompt([1, 2])), "no layout"),
         (lambda: speaker.prefill(session, "Hello."), "Prompt was expected"),
-        (lambda: speaker.session(max_frames=0), "max_tokens"),
+        (lambda: speaker.session(max_frames=0), "max_frames"),
         (lambda: speaker.session(seed=-1), "seed"),
         (lambda: speaker.session(kv_dtype="int3"), "kv_dtype"),
     ):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from prompt_oracle import CODEBOOKS, CODES, HIDDEN, Oracle
 
-from izwi_lab.families.qwen3_tts.prompt import streams
 from izwi_lab.families.qwen3_tts.voice import Voice
 
 TEXTS = ["Hi", "Hello there, how are you?", "你好，世界！今天天气很好。"]
@@ -145,8 +144,17 @@ def test_spans_of_a_clone(oracles, mode):
 
 def test_streams_show_both_sides_and_what_follows(oracles):
     prompt = oracles("custom_voice").processor.prompt("Hello there", voice="ryan", text_mode="streaming")
-    rows = streams(prompt)
+    rows = prompt.streams()
     assert [n for n, _, _ in rows] == list(range(len(prompt) + len(prompt.extras["layout"].trailing)))
     assert rows[len(prompt) - 1][2] == "bos" and rows[len(prompt)][2] == "frame 0"
     assert rows[len(prompt) - 1][1] + "".join(text for _, text, _ in rows[len(prompt) : -1]) == "Hello there"
     assert rows[-1][1] == "<tts_text_eod>"
+    assert f"{rows[len(prompt) - 1][1]}+bos" in repr(prompt) and len(repr(prompt)) < 1000
+    page = prompt._repr_html_()
+    assert page.count("<tr>") == len(rows) + 1 and "frame 0" in page and "&lt;tts_text_eod&gt;" in page
+
+
+def test_what_is_typed_cannot_leave_its_cell(oracles):
+    prompt = oracles("custom_voice").processor.prompt("<script>x</script>" * 20, voice="ryan")
+    page = prompt._repr_html_()
+    assert "<script" not in page and "of which 100 are shown" in page

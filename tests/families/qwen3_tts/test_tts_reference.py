@@ -21,7 +21,7 @@ def test_at_24_khz_nothing_is_changed():
     heard = reference(clip(2.0), " Hello there. ")
     assert np.array_equal(heard.audio.samples, clip(2.0).samples)
     assert heard.transcript == "Hello there." and heard.notes == ()
-    assert heard.mel().shape == (1, 48_000 // 256, 128) and heard.mel().dtype == np.float32
+    assert heard.mel(128).shape == (1, 48_000 // 256, 128) and heard.mel(128).dtype == np.float32
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100, 48_000])
@@ -49,6 +49,7 @@ def test_common_formats(tmp_path, format):
         (clip(3.0, level=1e-4), "silent"),
         (Audio(np.full(48_000, 0.5, np.float32), 24_000), "silent"),  # a constant is no sound
         (Audio(np.where(np.arange(48_000) == 7, np.nan, 0.1).astype(np.float32), 24_000), "1 samples that are NaN"),
+        (clip(3.0, level=0.2 * 32768), "full scale is 1"),  # integers that were never divided
         (Audio(np.where(np.arange(48_000) < 2, np.inf, 0.1).astype(np.float32), 24_000), "2 samples that are NaN"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import struct
 
@@ -13,7 +14,7 @@ from safetensors.numpy import save
 
 import izwi_lab
 from izwi_lab.errors import CheckpointError, InvalidInputError
-from izwi_lab.families.qwen3_tts.voice import Voice
+from izwi_lab.families.qwen3_tts.voice import Voice, kept
 
 META = {"kind": "izwi-voice-1", "name": "anna", "transcript": "Hi.", "language": "english", "source": "A model"}
 
@@ -60,10 +61,18 @@ def test_voices_differ_in_every_field():
         "name": "bob", "embedding": np.zeros(48, np.float32), "codes": np.zeros((16, 25), np.int32),
         "transcript": "Bye.", "language": "", "source": "",
     }  # fmt: skip
-    assert set(changed) == {f.name for f in dataclasses.fields(Voice)}
+    assert set(changed) | {"notes"} == {f.name for f in dataclasses.fields(Voice)}
     for name, value in changed.items():
         assert voice() != voice(**{name: value}), name
     assert voice() != voice().vector_only() and voice() != "anna"
+
+
+def test_notes_are_shown_but_neither_compared_nor_kept(tmp_path):
+    noted = voice(notes=("only the first 30 s of 40.0 s are used",))
+    assert noted == voice() and hash(noted) == hash(voice())
+    assert repr(noted).endswith("Base, only the first 30 s of 40.0 s are used)")
+    assert noted.vector_only().notes == noted.notes
+    assert Voice.load(noted.save(tmp_path / "anna.safetensors")).notes == ()
 
 
 def test_by_its_vector_alone():
@@ -80,8 +89,21 @@ def test_the_voices_of_a_folder(tmp_path):
     assert [v.name for v in Voice.saved(tmp_path)] == ["anna", "Bob", "Zoe"]
     (tmp_path / "empty").mkdir()
     assert Voice.saved(tmp_path / "empty") == ()
-    with pytest.raises(CheckpointError, match="no folder"):
-        Voice.saved(tmp_path / "none")
+    for missing in (tmp_path / "none", "a\0b", "x" * 5000, None):
+        with pytest.raises(CheckpointError, match="no folder"):
+            Voice.saved(missing)
+
+
+def test_damaged_files_of_a_folder_are_passed_over_and_named(tmp_path, caplog):
+    voice().save(tmp_path / "anna.safetensors")
+    (tmp_path / "half.safetensors").write_bytes(b"\x10")
+    (tmp_path / "odd.safetensors").write_bytes(save(arrays(embedding=None), metadata=META))
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    voices, damaged = kept(tmp_path)
+    assert [v.name for v in voices] == ["anna"]
+    assert len(damaged) == 2 and "half" in str(damaged[0]) and "odd" in str(damaged[1])
+    assert Voice.saved(tmp_path) == voices
+    assert "half.safetensors" in caplog.text and "odd.safetensors" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -90,6 +112,14 @@ def test_the_voices_of_a_folder(tmp_path):
         ({"name": ""}, "name is empty"),
         ({"name": 5}, "name must be text"),
         ({"name": "x" * 201}, "at most 200"),
+        ({"name": "a\ud800"}, "name holds .* at character 1"),
+        ({"name": "a\0b"}, "name holds"),
+        ({"transcript": "Hi.\udcff"}, "transcript holds"),
+        ({"language": "\0"}, "language holds"),
+        ({"source": "\ud800"}, "source holds"),
+        ({"notes": "one"}, "notes must be"),
+        ({"embedding": [[1.0], [1.0, 2.0]]}, "no array"),
+        ({"codes": [[1], [1, 2]]}, "no array"),
         ({"transcript": None}, "transcript must be text"),
         ({"transcript": ""}, "codes but not a transcript"),
         ({"codes": None}, "a transcript but not codes"),
@@ -186,6 +216,27 @@ def test_what_is_no_path_is_refused(tmp_path, path):
             call(path)
         with pytest.raises(InvalidInputError, match="is a folder"):
             call(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "x" * 252, "\ud800"])
+def test_a_path_that_no_file_can_have_is_refused(tmp_path, name):
+    for path in (f"{tmp_path}/{name}", tmp_path / name):
+        with pytest.raises(InvalidInputError, match="kept in a file"):
+            voice().save(path)
+        with pytest.raises(CheckpointError if len(name) == 252 else InvalidInputError):
+            Voice.load(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for call in (voice().save, Voice.load):
+        with pytest.raises(InvalidInputError, match="is no file"):
+            call(tmp_path / "pipe.safetensors")
+
+
+def test_unprintable_texts_are_shown_escaped():
+    assert "\x1b" not in repr(voice(name="\x1b[2J", language="\x1b[2J", source="\x1b[2J", transcript="\x1b[2J"))
 
 
 def test_a_file_that_is_not_there(tmp_path):

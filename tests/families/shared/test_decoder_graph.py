@@ -43,7 +43,8 @@ class Recorder:
 def with_graphs(name, capture=None, backend=None):
     backend = backend or TorchBackend()
     net, capture = net_of(backend, name), capture or Recorder()
-    net.graphs = graph_torch.Graphs(net, frequencies(CONFIGS[name], torch.device(backend.device)), capture)
+    step = graph_torch.text_step(net, frequencies(CONFIGS[name], torch.device(backend.device)))
+    net.graphs = graph_torch.Graphs(CONFIGS[name], step, capture)
     return backend, net, capture
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from izwi_lab.backends.streams_mlx import share_rows
 from izwi_lab.families.shared.nets.conv_stack.mlx_net import Conv1d
+
+_SINE = 32  # multiplications in the time of a Snake on the CPU
 
 
 class CausalConv1d(Conv1d):
@@ -60,9 +63,16 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = mx.zeros(width)
         self.inverse_beta = mx.zeros(width)
+        self._shared = False
+
+    def finalize(self, backend):
+        """After loading: on the CPU, sines are shared out among its cores."""
+        self._shared = backend.device == "cpu"
 
     def __call__(self, x):
         """x: [B, T, C] -> the same shape."""
+        if self._shared:
+            return share_rows(lambda rows: _snake(rows, self.alpha, self.inverse_beta), x, x.size * _SINE)
         return _snake(x, self.alpha, self.inverse_beta)
 
 

@@ -10,20 +10,35 @@ from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig, Rope
 
 Frequencies = dict[str, tuple[torch.Tensor, float]]
+Rotations = dict[str, tuple[torch.Tensor, torch.Tensor]]
 KeysValues = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 
 class Piece:
-    """T positions from `start` on. like: [B, T, D] in the compute dtype. Makes room in the caches of `state`."""
+    """T positions from `start` on. like: [B, T, D] in the compute dtype. Makes room in the caches of `state`.
 
-    def __init__(self, c: DecoderConfig, state: dict[str, Any], like: torch.Tensor, frequencies: Frequencies) -> None:
+    first: the rotations of the positions from 0 on, as many as are worth keeping.
+    """
+
+    def __init__(
+        self,
+        c: DecoderConfig,
+        state: dict[str, Any],
+        like: torch.Tensor,
+        frequencies: Frequencies,
+        first: Rotations | None = None,
+    ) -> None:
         self.c, self.state, self.start, self.size = c, state, state["length"], like.shape[1]
         self.stop = self.start + self.size
         self._like, self._int8 = like, cache.is_int8(state)
         self._masks: dict[Any, torch.Tensor] = {}
         reserve(state, c, like, self.stop, batch=like.shape[0])
-        positions = torch.arange(self.start, self.stop, dtype=torch.float32, device=like.device)
-        self.rotations = rotations(frequencies, positions, like.dtype)
+        if first and self.stop <= min(len(cos) for cos, _ in first.values()):
+            run = slice(self.start, self.stop)
+            self.rotations = {kind: (cos[run], sin[run]) for kind, (cos, sin) in first.items()}
+        else:
+            positions = torch.arange(self.start, self.stop, dtype=torch.float32, device=like.device)
+            self.rotations = rotations(frequencies, positions, like.dtype)
 
     def keys_values(self, layer: int, k: torch.Tensor, v: torch.Tensor, *, ordered: bool = False) -> KeysValues:
         """Store k and v [B, Hkv, T, d]; give what the piece sees, [B, Hkv, S, d], and a mask.
@@ -100,18 +115,20 @@ class Piece:
 
 
 def frequencies(c: DecoderConfig, device: torch.device) -> Frequencies:
-    """Rotary frequencies float32 [d / 2] and gain, by type of layer, on a device."""
+    """Rotary frequencies float32 [d] and gain, by type of layer, on a device: negative in the first half of a head.
+
+    So one product gives the cosines of both halves, and the sines with the signs that `rotate` wants.
+    """
 
     def held(rope: Rope) -> torch.Tensor:
-        return torch.tensor(rope.inv_freq, dtype=torch.float32, device=device)
+        half = torch.tensor(rope.inv_freq, dtype=torch.float32, device=device)
+        return torch.cat((-half, half))
 
     return {kind: (held(rope), rope.gain) for kind, rope in c.ropes if kind in c.layer_types}
 
 
-def rotations(
-    frequencies: Frequencies, positions: torch.Tensor, dtype: torch.dtype
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Cos and sin [T, d / 2] by type of layer, for float32 positions [T]."""
+def rotations(frequencies: Frequencies, positions: torch.Tensor, dtype: torch.dtype) -> Rotations:
+    """Cos and sin [T, d] by type of layer, for float32 positions [T]; the sines of the first half are negative."""
     out = {}
     for kind, (inv_freq, gain) in frequencies.items():
         angle = positions[:, None] * inv_freq
@@ -120,9 +137,19 @@ def rotations(
     return out
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Half-split rotation of x [B, H, T, d]."""
+def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half-split rotation of q [B, H, T, d] and k [B, Hkv, T, d], with few operations or little memory."""
+    if q.shape[2] > 1:
+        return _turned(q, cos, sin), _turned(k, cos, sin)
+    x = torch.cat((q, k), dim=1)  # a single token pays by the operation
     a, b = x.chunk(2, dim=-1)
+    x = x * cos + torch.cat((b, a), dim=-1) * sin
+    return x[:, : q.shape[1]], x[:, q.shape[1] :]
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.chunk(2, dim=-1)[1], sin.chunk(2, dim=-1)[1]
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 

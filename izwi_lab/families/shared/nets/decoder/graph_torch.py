@@ -1,16 +1,20 @@
-"""One token through the torch decoder with fixed shapes, and its capture as a CUDA graph, one for each cache size.
+"""Steps of the torch decoder with fixed shapes, and their capture as CUDA graphs, one for each cache size.
 
 A graph bakes addresses in, and capturing costs as much as hundreds of steps. So graphs own their caches and outlive
 sessions: a session's caches are copied in once, its state then holds the graph's arrays, and when another session needs
 them it gets its own copy back. The next session of the same size pays a copy, not a capture.
+
+A step is a function (state, at, inputs, baked) -> outputs that reads no number from the device, and no state["length"]:
+`at`, int64 [1], is the position; `inputs` are copied in before each replay; `baked` is what a graph holds for good.
 """
 
 from __future__ import annotations
 
 import logging
 import operator
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -29,7 +33,9 @@ from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
 LIMIT = 4  # graphs kept, and as many sets of caches
 WARM_UP = 2  # steps before a capture: libraries choose and load their kernels
 
+Inputs = tuple[torch.Tensor, ...]
 Outputs = tuple[torch.Tensor, ...]
+FixedStep = Callable[[dict[str, Any], torch.Tensor, Inputs, Any], Outputs]
 Capture = Callable[[Callable[[], Outputs]], tuple[Callable[[], None], Outputs]]
 
 _log = logging.getLogger(__name__)
@@ -49,8 +55,9 @@ class FixedPiece:
         self.rotations = rotations(frequencies, at.float(), like.dtype)
 
     def keys_values(self, layer: int, k: torch.Tensor, v: torch.Tensor, *, ordered: bool = False) -> KeysValues:
-        """Store k and v [B, Hkv, 1, d]; give all slots [B, Hkv, capacity, d] and which are seen, bool [1, capacity].
+        """Store k and v [B, Hkv, 1, d]; give all slots [B, Hkv, capacity, d] and a mask.
 
+        The mask is what is added to scores, [1, capacity]: of a bool one, attention would make that at every layer.
         ordered has no meaning here: no tap is open in a fixed step.
         """
         ring, capacity = self.c.ring_of(layer), self.state["k"][layer].shape[2]
@@ -61,7 +68,7 @@ class FixedPiece:
                 self.state[name + suffix][layer].index_copy_(2, slot, part)
         return (
             *read(self.state, layer, 0, capacity, self._dtype),
-            self._seen(ring, self.c.window_of(layer), capacity),
+            self._mask(ring, self.c.window_of(layer), capacity),
         )
 
     def conv_inputs(self, layer: int, x: torch.Tensor) -> torch.Tensor:
@@ -71,26 +78,28 @@ class FixedPiece:
         wanted = self.at + torch.arange(1 - self.c.conv_kernel, 1, device=x.device)
         return held.index_select(1, wanted % held.shape[1]) * (wanted >= 0)[:, None]
 
-    def _seen(self, ring: int, window: int, capacity: int) -> torch.Tensor:
+    def _mask(self, ring: int, window: int, capacity: int) -> torch.Tensor:
         key = (ring, window, capacity)
         if key not in self._masks:
             slots = torch.arange(capacity, device=self.at.device)
             held = self.at - (self.at - slots) % ring if ring else slots  # the position in each slot
             seen = (held >= 0) & (held <= self.at)
-            self._masks[key] = (seen & (held > self.at - window) if window else seen)[None]
+            seen = seen & (held > self.at - window) if window else seen
+            nothing = torch.zeros(1, capacity, dtype=self._dtype, device=self.at.device)
+            self._masks[key] = nothing.masked_fill(~seen, -torch.inf)
         return self._masks[key]
 
 
-def fixed_step(
-    net: Any, frequencies: Frequencies, state: dict[str, Any], token: torch.Tensor, at: torch.Tensor
-) -> Outputs:
-    """Token [1, 1] at position `at` [1], both int64 on the device -> logits [1, V], hidden [1, D].
+def text_step(net: Any, frequencies: Frequencies) -> FixedStep:
+    """The step of a text model: the input is a token, ids [1, 1]; the outputs are logits [1, V] and hidden [1, D]."""
+    net = weakref.proxy(net)  # which owns the graphs
 
-    Reads no number from the device, so it can be captured. state["length"] is neither read nor changed.
-    """
-    x = net.embed(token)
-    x = net.through(x, FixedPiece(net.config, state, x, frequencies, at))[:, -1]
-    return net.head(x), x
+    def step(state: dict[str, Any], at: torch.Tensor, inputs: Inputs, baked: Hashable) -> Outputs:
+        x = net.embed(inputs[0])
+        x = net.through(x, FixedPiece(net.config, state, x, frequencies, at))[:, -1]
+        return net.head(x), x
+
+    return step
 
 
 class Held(list[Any]):
@@ -98,23 +107,31 @@ class Held(list[Any]):
 
 
 class Captured:
-    """A fixed step with its caches, inputs and outputs. like: a state of the sizes to capture."""
+    """A fixed step with its caches, inputs and outputs. like, inputs: what has the sizes and dtypes to capture."""
 
-    def __init__(self, net: Any, frequencies: Frequencies, like: dict[str, Any], capture: Capture) -> None:
+    def __init__(
+        self, step: FixedStep, like: dict[str, Any], inputs: Inputs, baked: Hashable, capture: Capture
+    ) -> None:
         device = next(a for a in (*like["k"], *like["conv"]) if a is not None).device
-        self.state: dict[str, Any] = {
-            name: [None if a is None else torch.zeros_like(a) for a in arrays]
-            for name, arrays in like.items()
-            if name != "length"
-        }
-        self.token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        lists = ((name, arrays) for name, arrays in like.items() if name != "length")
+        self.state = {n: [None if a is None else torch.zeros_like(a) for a in arrays] for n, arrays in lists}
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
-        self.replay, self.outputs = capture(lambda: fixed_step(net, frequencies, self.state, self.token, self.at))
+        self.inputs = tuple(torch.zeros_like(i, device=device) for i in inputs)
+        self.baked = baked
+        self.replay, self.outputs = capture(lambda: step(self.state, self.at, self.inputs, baked))
         self._guests: dict[str, weakref.ref[Held]] = {}
 
-    def fits(self, state: dict[str, Any]) -> bool:
-        """True for a state of the same sizes and dtypes."""
-        return bool(_sizes(self.state) == _sizes(state))
+    def run(self, position: int, inputs: Inputs) -> Outputs:
+        """The outputs at a position, their own copies: a Step outlives the next replay."""
+        self.at.fill_(position)
+        for mine, theirs in zip(self.inputs, inputs, strict=True):
+            mine.copy_(theirs, non_blocking=True)
+        self.replay()
+        return tuple(o.clone() for o in self.outputs)
+
+    def fits(self, state: dict[str, Any], baked: Hashable) -> bool:
+        """True for a state of the same sizes and dtypes, and the same baked values."""
+        return bool(self.baked == baked and _sizes(self.state) == _sizes(state))
 
     def holds(self, state: dict[str, Any]) -> bool:
         """True if all arrays of `state` are this graph's."""
@@ -147,38 +164,47 @@ class Captured:
 
 
 class Graphs:
-    """Steps of a net as graphs, the one used last at the end. Once a capture failed, `run` gives None for good."""
+    """A step as graphs, the one used last at the end. Once a capture failed, `run` gives None for good.
 
-    def __init__(self, net: Any, frequencies: Frequencies, capture: Capture) -> None:
-        self._net, self._frequencies, self._capture = weakref.proxy(net), frequencies, capture
+    c: of the decoder whose caches the step writes. Threads take turns: inputs and outputs lie at fixed addresses.
+    """
+
+    def __init__(self, c: DecoderConfig, step: FixedStep, capture: Capture) -> None:
+        self._config, self._step, self._capture = c, step, capture
         self._kept: list[Captured] = []
         self._failed = False
+        self._turn = threading.Lock()
 
-    def run(self, ids: torch.Tensor, state: dict[str, Any], like: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
-        """One token, ids [1, 1] -> logits [1, V], hidden [1, D]; the state grows by one. like: see `reserve`."""
-        if self._failed:
-            return None
-        position = state["length"]
-        reserve(state, self._net.config, like, position + 1)
-        if not self._kept or not self._kept[-1].holds(state):
-            try:
-                self._kept.append(self._graph_for(state))
-            except RuntimeError as error:
-                self._failed = True
-                self._kept.clear()
-                _log.warning("CUDA graph capture failed; single tokens take the plain step from now on: %s", error)
+    def run(
+        self, state: dict[str, Any], like: torch.Tensor, inputs: Inputs, *, baked: Hashable = None, room: int = 0
+    ) -> Outputs | None:
+        """One step; the state grows by one position.
+
+        like: see `reserve`. inputs: of equal shapes every time; host memory must be pinned to spare a wait. room: of
+        the caches at least, in positions.
+        """
+        with self._turn:
+            if self._failed:
                 return None
-        graph = self._kept[-1]
-        graph.token.copy_(ids)
-        graph.at.fill_(position)
-        graph.replay()
-        state["length"] = position + 1
-        logits, hidden = graph.outputs
-        return logits.clone(), hidden.clone()  # a Step outlives the next replay
+            position = state["length"]
+            reserve(state, self._config, like, max(position + 1, room))
+            graph = self._kept[-1] if self._kept else None
+            if graph is None or graph.baked != baked or not graph.holds(state):
+                try:
+                    graph = self._graph_for(state, inputs, baked)
+                except RuntimeError as error:
+                    self._failed = True
+                    self._kept.clear()
+                    _log.warning("CUDA graph capture failed; steps are computed without from now on: %s", error)
+                    return None
+                self._kept.append(graph)
+            outputs = graph.run(position, inputs)
+            state["length"] = position + 1
+            return outputs
 
-    def _graph_for(self, state: dict[str, Any]) -> Captured:
+    def _graph_for(self, state: dict[str, Any], inputs: Inputs, baked: Hashable) -> Captured:
         """The graph that holds `state` or now takes it, out of `_kept`."""
-        fitting = [g for g in self._kept if g.fits(state)]
+        fitting = [g for g in self._kept if g.fits(state, baked)]
         graph = next((g for g in fitting if g.holds(state)), None)
         if graph is not None:
             self._kept.remove(graph)
@@ -191,7 +217,7 @@ class Graphs:
                 self._kept.remove(drop)
                 graph = None
         if graph is None:
-            graph = Captured(self._net, self._frequencies, state, self._capture)
+            graph = Captured(self._step, state, inputs, baked, self._capture)
         else:
             self._kept.remove(graph)
         graph.take(state)
@@ -218,4 +244,5 @@ def cuda_capture(step: Callable[[], Outputs]) -> tuple[Callable[[], None], Outpu
 
 def graphs(net: Any, backend: Any, frequencies: Frequencies) -> Graphs | None:
     """Captured steps for `net`, or None on devices other than CUDA."""
-    return Graphs(net, frequencies, cuda_capture) if backend.device.startswith("cuda") else None
+    cuda = backend.device.startswith("cuda")
+    return Graphs(net.config, text_step(net, frequencies), cuda_capture) if cuda else None

@@ -10,12 +10,13 @@ from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_flatten
 
+from izwi_lab.backends.streams_mlx import by_columns
 from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.cache_mlx import Piece, frequencies, rotate
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
+from izwi_lab.families.shared.nets.decoder.dense_mlx import Parts
 from izwi_lab.families.shared.taps import tap, tapped, wanted
 
 
@@ -30,6 +31,41 @@ def gated_gelu(gate: mx.array, up: mx.array) -> mx.array:
     """GeGLU's product in one kernel, GELU by its tanh form."""
     inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)  # sqrt(2 / pi)
     return 0.5 * gate * (1 + mx.tanh(inner)) * up
+
+
+class Dense(nn.Linear):
+    """nn.Linear; see `Parts` for what `finalize` makes of it."""
+
+    _parts = None
+
+    def finalize(self, backend) -> None:
+        """After loading: on the CPU, the order and the parts that its products like."""
+        if backend.device == "cpu":
+            self.weight = by_columns(self.weight)
+            self._parts = Parts(self.weight)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """X [..., ins] -> [..., outs]."""
+        if self._parts is None:
+            return super().__call__(x)
+        y = self._parts.product(x)
+        return y + self.bias if "bias" in self else y
+
+
+class Table(nn.Embedding):
+    """nn.Embedding, `as_linear` as in Dense."""
+
+    _parts = None
+
+    def finalize(self, backend) -> None:
+        """See Dense."""
+        if backend.device == "cpu":
+            self.weight = by_columns(self.weight)
+            self._parts = Parts(self.weight)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """X [..., cols] -> [..., rows]."""
+        return super().as_linear(x) if self._parts is None else self._parts.product(x)
 
 
 class RMSNorm(nn.Module):
@@ -62,10 +98,10 @@ class Attention(nn.Module):
     def __init__(self, c: DecoderConfig, index: int):
         super().__init__()
         self.c, self.index = c, index
-        self.q_proj = nn.Linear(c.hidden_size, c.num_heads * c.head_dim, bias=c.attention_bias)
-        self.k_proj = nn.Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
-        self.v_proj = nn.Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
-        self.o_proj = nn.Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
+        self.q_proj = Dense(c.hidden_size, c.num_heads * c.head_dim, bias=c.attention_bias)
+        self.k_proj = Dense(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
+        self.v_proj = Dense(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.attention_bias)
+        self.o_proj = Dense(c.num_heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
         if c.qk_norm:
             self.q_norm = RMSNorm(c.head_dim, c)
             self.k_norm = RMSNorm(c.head_dim, c)
@@ -102,9 +138,9 @@ class ShortConv(nn.Module):
         super().__init__()
         width = c.hidden_size
         self.index = index
-        self.in_proj = nn.Linear(width, 3 * width, bias=c.conv_bias)
+        self.in_proj = Dense(width, 3 * width, bias=c.conv_bias)
         self.conv = nn.Conv1d(width, width, c.conv_kernel, groups=width, bias=c.conv_bias)
-        self.out_proj = nn.Linear(width, width, bias=c.conv_bias)
+        self.out_proj = Dense(width, width, bias=c.conv_bias)
 
     def __call__(self, x: mx.array, piece: Piece) -> mx.array:
         """See the class."""
@@ -119,9 +155,9 @@ class MLP(nn.Module):
     def __init__(self, c: DecoderConfig):
         super().__init__()
         self.c = c
-        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
-        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
-        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+        self.gate_proj = Dense(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.up_proj = Dense(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.down_proj = Dense(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         """See the class."""
@@ -174,11 +210,12 @@ class Decoder(nn.Module):
         self._frequencies = {}
 
     def finalize(self, backend) -> None:
-        """After loading: what every step needs, once; on the CPU, dense weights in the order its products like."""
+        """After loading: what every step needs, once."""
         for module in (self.norm, *(m for layer in self.layers for m in layer.modules())):
             if isinstance(module, RMSNorm):
                 module.finalize()
-            lay_out(module, backend)
+            elif isinstance(module, Dense):
+                module.finalize(backend)
         self._frequencies = frequencies(self.config)
 
     def through(self, x: mx.array, piece: Piece) -> mx.array:
@@ -204,15 +241,16 @@ class DecoderLM(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.model = Decoder(config, embed_tokens=nn.Embedding(config.vocab_size, config.hidden_size))
+        self.model = Decoder(config, embed_tokens=Table(config.vocab_size, config.hidden_size))
         if not config.tied:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Dense(config.hidden_size, config.vocab_size, bias=False)
 
     def finalize(self, backend) -> None:
-        """After loading: see `Decoder.finalize`; embedding and head likewise."""
+        """After loading: see `Decoder.finalize`; the head likewise."""
         self.model.finalize(backend)
-        for module in (self.model.embed_tokens, None if self.config.tied else self.lm_head):
-            lay_out(module, backend)
+        head = self.model.embed_tokens if self.config.tied else self.lm_head
+        if isinstance(head, (Dense, Table)):
+            head.finalize(backend)
         self._embed_scale = mx.array(self.config.embed_scale, backend.mlx_dtype)  # rounded as the checkpoint's
 
     def weight_bytes(self) -> int:
@@ -245,20 +283,6 @@ class DecoderLM(nn.Module):
         """As __call__, of all positions: logits [B, T, V], hidden [B, T, D]."""
         x = self.model.hidden(self.embed(ids), state)
         return self.head(x), x
-
-
-def lay_out(module: nn.Module | None, backend) -> None:
-    """On the CPU, dense weights in the order that products like; see `by_columns`."""
-    if backend.device == "cpu" and isinstance(module, (nn.Linear, nn.Embedding)):
-        module.weight = by_columns(module.weight)
-
-
-def by_columns(w: mx.array) -> mx.array:
-    """The same matrix, stored column by column: x @ w.T is then up to twice as fast in float32 with MLX's BLAS.
-
-    Other dtypes have kernels of their own, which do not care.
-    """
-    return w if w.dtype != mx.float32 else mx.array(np.ascontiguousarray(np.asarray(w).T)).T
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None, scale: float) -> mx.array:

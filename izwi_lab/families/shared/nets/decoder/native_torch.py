@@ -313,6 +313,7 @@ def native_step(decoder: Any, backend: Any, *, embed: Any = None, head: Any = No
         return None
     if not all(servable(m) for m in (decoder.layers, decoder.norm, embed, head)):
         return None
+    affine.wait_for_build()
     return NativeStep(decoder, backend.torch_dtype, embed=embed, head=head)
 
 

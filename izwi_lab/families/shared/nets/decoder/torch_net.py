@@ -12,7 +12,7 @@ from torch import nn
 
 from izwi_lab.backends import host
 from izwi_lab.families.shared.nets.decoder import cache, graph_torch, native_torch
-from izwi_lab.families.shared.nets.decoder.cache_torch import Piece, frequencies, rotate
+from izwi_lab.families.shared.nets.decoder.cache_torch import Piece, frequencies, rotate, rotations
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
 from izwi_lab.families.shared.taps import tap, tapped, wanted
 
@@ -79,8 +79,7 @@ class Attention(nn.Module):
         """See the class."""
         c, i = self.c, self.index
         q, k, v = self.project(x)
-        cos, sin = piece.rotations[c.layer_types[i]]
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = rotate(q, k, *piece.rotations[c.layer_types[i]])
         name = f"layers.{i}.attn.pattern"
         if wanted(name):
             y = shown(name, q, *piece.keys_values(i, k, v, ordered=True), c.attn_scale)
@@ -179,10 +178,10 @@ class Decoder(nn.Module):
             setattr(self, name, table)
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.num_layers))
         self.norm = RMSNorm(c.hidden_size, c)
-        self._frequencies = {}
+        self._frequencies, self._first = {}, None
 
-    def finalize(self, backend) -> None:
-        """After loading: norm scales once, dense projections fused."""
+    def finalize(self, backend, *, first: int = 0) -> None:
+        """After loading: norm scales once, dense projections fused, rotations of the `first` positions."""
         for module in self.modules():
             if isinstance(module, RMSNorm):
                 module.finalize()
@@ -192,6 +191,9 @@ class Decoder(nn.Module):
             layer.mlp.fuse()
             host.return_freed_memory()  # the unfused copies of all layers would be a third of a dense model
         self._frequencies = frequencies(self.config, torch.device(backend.device))
+        if first:
+            positions = torch.arange(first, dtype=torch.float32, device=backend.device)
+            self._first = rotations(self._frequencies, positions, backend.torch_dtype)
 
     def through(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
         """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
@@ -201,7 +203,7 @@ class Decoder(nn.Module):
 
     def hidden(self, x: torch.Tensor, state: dict) -> torch.Tensor:
         """Embeddings [B, T, D] -> normed hidden states [B, T, D]; the state grows by T."""
-        piece = Piece(self.config, state, x, self._frequencies)
+        piece = Piece(self.config, state, x, self._frequencies, self._first)
         x = self.through(x, piece)
         state["length"] = piece.stop
         return x
@@ -260,7 +262,7 @@ class DecoderLM(nn.Module):
         if self._compiled(ids):
             return self.step.run(ids, state)
         if self.graphs is not None and ids.numel() == 1 and not tapped():
-            done = self.graphs.run(ids, state, self.model.norm.weight)
+            done = self.graphs.run(state, self.model.norm.weight, (ids,))
             if done is not None:
                 return done
         last = self.model.hidden(self.embed(ids), state)[:, -1]

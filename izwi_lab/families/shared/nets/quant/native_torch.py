@@ -54,6 +54,14 @@ def library() -> ctypes.CDLL | None:
     return _library
 
 
+def wait_for_build() -> None:
+    """Wait for the decoder, WAIT_S at most, so that a model does not round otherwise once it is built."""
+    global _asked_s
+    if _library is None:
+        native.library("decoder", wait=WAIT_S)
+        _asked_s = float("-inf")
+
+
 def available() -> bool:
     """True when affine matrices can be laid out for the compiled kernels. Waits for a build, WAIT_S at most."""
     global _asked_s

@@ -18,13 +18,17 @@ class Sampler(nn.Module):
 
     def token(self, logits: mx.array, rules: Rules, share: int) -> tuple[int, float]:
         """The chosen id and the largest logit under the rules. share: the random number, of 2^31."""
+        token, top = self.chosen(logits, rules, share)
+        found = mx.stack((token.astype(mx.float32), top)).tolist()  # ids below 2^24 are exact in float32
+        return int(found[0]), float(found[1])
+
+    def chosen(self, logits: mx.array, rules: Rules, share: int) -> tuple[mx.array, mx.array]:
+        """As `token`, not computed yet: the id uint32 [] and the largest logit float32 []."""
         if rules.temperature == 0 or rules.top_k == 1:
             values = self.adjusted(logits, rules)
-            best = values.argmax()
-            # argmax passes NaN over, max does not
-            return self._fetched(best, values.max())
+            return values.argmax(), values.max()  # argmax passes NaN over, max does not
         weights, top = self.weights(logits, rules)
-        return self._fetched(self.drawn(weights, share), top)
+        return self.drawn(weights, share), top
 
     def weights(self, logits: mx.array, rules: Rules) -> tuple[mx.array, mx.array]:
         """Whole-number weights int64 [V] of what may be drawn, and the largest logit under the rules."""
@@ -102,10 +106,6 @@ class Sampler(nn.Module):
         # A difference of infinities is NaN: `top` refuses the token then, but the cast must be defined.
         shares = mx.nan_to_num(mx.exp((values - top) / max(r.temperature, COLDEST)))
         return (shares * float(1 << WEIGHT_BITS)).astype(mx.int64)
-
-    def _fetched(self, token: mx.array, top: mx.array) -> tuple[int, float]:
-        found = mx.stack((token.astype(mx.float32), top)).tolist()  # ids below 2^24 are exact in float32
-        return int(found[0]), float(found[1])
 
 
 def share_of(total: mx.array, share: int) -> mx.array:

@@ -16,12 +16,22 @@ class Sampler(nn.Module):
 
     def token(self, logits: torch.Tensor, rules: Rules, share: int) -> tuple[int, float]:
         """The chosen id and the largest logit under the rules. share: the random number, of 2^31."""
+        token, top = self.chosen(logits, rules, share)
+        found = torch.stack((token.float(), top)).tolist()  # ids below 2^24 are exact in float32
+        return int(found[0]), float(found[1])
+
+    def chosen(
+        self, logits: torch.Tensor, rules: Rules, share: int | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `token`, and nothing comes back to the host: the id int64 [] and the largest logit float32 [].
+
+        share: may be on the device, int64 []. The id is one of the vocabulary whatever the logits hold.
+        """
         if rules.temperature == 0 or rules.top_k == 1:
             values = self.adjusted(logits, rules)
-            best = values.argmax()
-            return self._fetched(best, values[best])
+            return values.argmax(), values.max()
         weights, top = self.weights(logits, rules)
-        return self._fetched(self.drawn(weights, share), top)
+        return self.drawn(weights, share), top
 
     def weights(self, logits: torch.Tensor, rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
         """Whole-number weights int64 [V] of what may be drawn, and the largest logit under the rules."""
@@ -38,20 +48,20 @@ class Sampler(nn.Module):
             if rules.top_p < 1 << DRAW_BITS:
                 sums = self._weighed(best, top, rules).cumsum(0)
                 count = torch.clamp((sums < share_of(sums[-1], rules.top_p)).sum() + 1, max=count)
-                least = best[count - 1]
+                least = best.gather(0, (count - 1)[None])  # an index would be fetched
             else:
                 least = best[-1]
-            tied = values == least  # of these, the ones with the lowest ids
-            room = count - (values > least).sum()
-            weights = weights * ((values > least) | (tied & (tied.cumsum(0) <= room)))
+            above, tied = values > least, values == least  # of these, the ones with the lowest ids
+            room = count - above.sum()
+            weights = weights * (above | (tied & (tied.cumsum(0) <= room)))
         if rules.min_weight:
             weights = weights * (weights >= rules.min_weight)
         return weights, top
 
-    def drawn(self, weights: torch.Tensor, share: int) -> torch.Tensor:
-        """An id, native, drawn by weight."""
+    def drawn(self, weights: torch.Tensor, share: int | torch.Tensor) -> torch.Tensor:
+        """An id, native, drawn by weight; the last where all weights are 0."""
         sums = weights.cumsum(0)
-        return torch.searchsorted(sums, share_of(sums[-1], share)[None], right=True)[0]
+        return torch.searchsorted(sums[:-1], share_of(sums[-1], share)[None], right=True)[0]
 
     def judged(self, p: torch.Tensor, q: torch.Tensor, draft: int, chance: float, share: int) -> tuple[bool, int]:
         """Whether a draft drawn by the weights q is kept as one drawn by p, and else what takes its place.
@@ -97,12 +107,8 @@ class Sampler(nn.Module):
         shares = torch.exp((values - top) / max(r.temperature, COLDEST))
         return (shares * float(1 << WEIGHT_BITS)).nan_to_num(0).to(torch.int64)
 
-    def _fetched(self, token: torch.Tensor, top: torch.Tensor) -> tuple[int, float]:
-        found = torch.stack((token.float(), top)).tolist()  # ids below 2^24 are exact in float32
-        return int(found[0]), float(found[1])
 
-
-def share_of(total: torch.Tensor, share: int) -> torch.Tensor:
+def share_of(total: torch.Tensor, share: int | torch.Tensor) -> torch.Tensor:
     """floor(total * share / 2^31) without overflow, for total < 2^62 and share <= 2^31."""
     low = total & ((1 << DRAW_BITS) - 1)
     return (total >> DRAW_BITS) * share + ((low * share) >> DRAW_BITS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
+from izwi_lab.backends.streams_mlx import by_columns, product
 from izwi_lab.families.shared.nets.windowed.config import WindowedConfig
 from izwi_lab.families.shared.taps import tap
 
@@ -12,9 +13,17 @@ from izwi_lab.families.shared.taps import tap
 class Linear(nn.Linear):
     """The product runs in the weights' dtype; what comes in and out is float32, and so is the bias."""
 
+    _shared = False
+
+    def finalize(self, backend):
+        """After loading: on the CPU, weights in the order that its products like."""
+        if backend.device == "cpu":
+            self.weight, self._shared = by_columns(self.weight), True
+
     def __call__(self, x):
-        """x: [..., ins] -> [..., outs]."""
-        y = (x.astype(self.weight.dtype) @ self.weight.T).astype(mx.float32)
+        """x: [B, T, ins] -> [B, T, outs]."""
+        x = x.astype(self.weight.dtype)
+        y = (product(x, self.weight.T) if self._shared else x @ self.weight.T).astype(mx.float32)
         return y + self.bias if "bias" in self else y
 
 
