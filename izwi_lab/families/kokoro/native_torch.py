@@ -16,7 +16,15 @@ from izwi_lab.backends import native
 from izwi_lab.families.kokoro.nets.adain.torch_net import LeakyBlock, SnakeBlock
 from izwi_lab.families.kokoro.nets.albert.torch_net import Linear
 from izwi_lab.families.kokoro.nets.generator.torch_net import Generator
-from izwi_lab.families.shared.nets.conv_stack.kernels_torch import Kernels, Packed, aligned, pointer, release, scratch
+from izwi_lab.families.shared.nets.conv_stack.kernels_torch import (
+    Kernels,
+    NativeLinear,
+    Packed,
+    aligned,
+    pointer,
+    release,
+    scratch,
+)
 from izwi_lab.families.shared.nets.conv_stack.torch_net import Conv1d, ConvTranspose1d
 from izwi_lab.families.shared.nets.lstm.torch_net import BiLSTM
 
@@ -52,23 +60,6 @@ def attach(net: nn.Module, *, float32: bool) -> bool:
         elif isinstance(module, BiLSTM) and module.hidden_size % 16 == 0:
             module.native = NativeLSTM(kernels, module)
     return True
-
-
-class NativeLinear:
-    """A linear layer as a convolution with one tap."""
-
-    def __init__(self, kernels: Kernels, linear: nn.Linear) -> None:
-        self.kernels, self.packed = kernels, Packed(kernels, linear.weight.unsqueeze(-1), linear.bias)
-        release(linear)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed weights."""
-        return self.packed.nbytes
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [1, T, inputs] -> [1, T, outputs]."""
-        return self.kernels.convolve(x[0].contiguous(), self.packed)[0][None]
 
 
 class NativeConv:

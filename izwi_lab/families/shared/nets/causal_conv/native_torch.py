@@ -12,7 +12,7 @@ import torch.nn as nn
 
 from izwi_lab.backends import native
 from izwi_lab.families.shared.nets.causal_conv.torch_net import Activation, CausalConv1d, Snake
-from izwi_lab.families.shared.nets.conv_stack.kernels_torch import Kernels, Packed, release
+from izwi_lab.families.shared.nets.conv_stack.kernels_torch import Kernels, NativeLinear, Packed, release
 from izwi_lab.families.shared.nets.windowed.torch_net import Linear
 
 _FEW = 16  # outputs: fewer would leave most of the kernel's lanes empty
@@ -45,23 +45,6 @@ def held_bytes(net: nn.Module) -> int:
     plain: int = sum(p.nbytes for p in net.state_dict().values() if p.device.type != "meta")
     paths = (getattr(m, name, None) for m in net.modules() for name in ("causal", "native"))
     return plain + sum(int(p.nbytes) for p in paths if p is not None)
-
-
-class NativeLinear:
-    """A linear layer as a convolution with one tap: torch's own bfloat16 product is slow for a few rows."""
-
-    def __init__(self, kernels: Kernels, linear: Linear) -> None:
-        self.kernels, self.packed = kernels, Packed(kernels, linear.weight.unsqueeze(-1), linear.bias)
-        release(linear)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed weights."""
-        return self.packed.nbytes
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [1, T, ins] -> [1, T, outs]."""
-        return self.kernels.convolve(x[0].contiguous(), self.packed)[0][None]
 
 
 class Depthwise:
