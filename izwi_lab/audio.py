@@ -70,7 +70,7 @@ class Audio:
             MissingExtraError: the format needs PyAV (plain WAV does not).
         """
         if isinstance(source, (str, os.PathLike)):
-            return cls._open_path(_expanded(source), max_s, max_bytes, allow_damaged)
+            return cls._open_path(expanded(source), max_s, max_bytes, allow_damaged)
         if isinstance(source, (bytes, bytearray, memoryview)):
             name, body = "The audio", bytes(source)
             if len(body) > max_bytes:
@@ -210,7 +210,7 @@ class Audio:
 
         The file appears whole or not at all: it is written beside its place and then moved there.
         """
-        target = _expanded(path)
+        target = expanded(path)
         kind = audio_encoding.format_name(format) if format else audio_encoding.format_of(target)
         partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.partial")
         try:
@@ -260,7 +260,7 @@ def _whole_rate(rate_hz: Any) -> int:
     raise AudioError(f"rate_hz expects a positive whole number, got {rate_hz!r}.", hint="Rates are in hertz: 24000.")
 
 
-def _expanded(path: str | os.PathLike[str]) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """With the home folder for "~"; the name of an unknown user stays as it is, and is then not found."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError there
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +35,8 @@ def written(path: Path, *, check: Callable[[], None] | None = None) -> Iterator[
         os.replace(part, path)  # noqa: PTH105 - the atomic one, by the name everybody knows
         _sync_folder(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where its folder is none
+            part.unlink(missing_ok=True)
         raise write_error(error, path) from error
     except BaseException:
         part.unlink(missing_ok=True)

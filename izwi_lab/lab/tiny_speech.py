@@ -45,7 +45,7 @@ def tiny_tts(kind: str = "custom_voice", *, backend: str = "torch", seed: int = 
 
     if not isinstance(kind, str) or kind not in KINDS:
         raise InvalidInputError(f"There is no kind {kind!r:.60}.", hint=f"Kinds: {', '.join(KINDS)}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise InvalidInputError(f"seed must be a whole number from 0, got {seed!r:.80}.")
     row = catalog.get(f"Qwen3-TTS-12Hz-1.7B-{KINDS[kind]}")
     variant = replace(row, id=f"tiny {kind}", display_name=f"tiny {kind}")

@@ -229,7 +229,8 @@ class EngineCore:
         check_seed(request.seed)
         request = task.check(request, self.limits)
         route = self._route(request.model, task.TASK, request.backend, request.device, request.dtype)
-        if (fits := getattr(task, "fits", None)) is not None:  # what the variant is known not to do is not fetched for
+        # What a catalog's variant is known not to do is not fetched for; a folder's own config says it at its load.
+        if route.folder is None and (fits := getattr(task, "fits", None)) is not None:
             fits(request, route.variant)
         lease = self._acquire(route, token, download=request.download, progress=request.progress)
         job = _Job(request, token, lease, self._executors.of(lease.model.backend))

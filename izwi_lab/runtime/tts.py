@@ -65,8 +65,11 @@ def fits(request: SpeechRequest, variant: ModelVariant) -> None:
             cloning=request.reference is not None,
             language=request.language,
             instruct=request.instruct,
+            predictor=request.predictor,
             speed=request.speed,
         )
+        if request.reference is not None:
+            asking.check_clip(request.reference, request.transcript)
 
 
 def directions_of(variant: ModelVariant) -> Any:

@@ -40,6 +40,7 @@ def fits(request: VoiceRequest, variant: ModelVariant) -> None:
     if asking is None:
         raise _no_cloning(variant.id)
     asking.check_clones(variant)
+    asking.check_clip(request.audio, request.transcript)
 
 
 def run(lease: Lease, request: VoiceRequest, cancel: CancelToken) -> Voice:

@@ -21,6 +21,7 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 _NO_COMPILER = "no C++ compiler found (g++ or clang++)"
+WAIT_S = 180.0  # a build takes some 10 s; a load waits for it, so that a model never changes its path while it lives
 _lock = threading.Lock()
 _jobs: dict[str, _Build] = {}
 
@@ -31,6 +32,7 @@ class _Build:
     def __init__(self, name: str) -> None:
         self.library: ctypes.CDLL | None = None
         self.reason = "building"
+        self.late = False  # it took longer than somebody would wait
         self.thread = threading.Thread(target=self._run, args=(name,), name=f"native-{name}", daemon=True)
         self.thread.start()
 
@@ -47,14 +49,17 @@ class _Build:
 
 def library(name: str, *, wait: bool | float = False) -> ctypes.CDLL | None:
     """The compiled `<name>.cpp` of this folder, or None when it is not (yet) there. `wait` blocks until built, a number
-    for so many seconds at most.
+    for so many seconds at most, and only once for a build that takes longer.
     """
     if os.environ.get("IZWI_NATIVE", "1") == "0":
         return None
     with _lock:
         job = _jobs.get(name) or _jobs.setdefault(name, _Build(name))
-    if wait or (job.thread.is_alive() and _cached(name).exists()):
-        job.thread.join(wait if wait and wait is not True else None)
+    if wait is True or (job.thread.is_alive() and _cached(name).exists()):
+        job.thread.join()
+    elif wait and not job.late:
+        job.thread.join(wait)
+        job.late = job.thread.is_alive()
     return job.library
 
 

@@ -36,7 +36,7 @@ def attach(net: nn.Module, *, float32: bool) -> bool:
 
     float32: the net computes in float32 throughout, so a CPU without bfloat16 products will do.
     """
-    library = native.library("kokoro", wait=True)
+    library = native.library("kokoro", wait=native.WAIT_S)
     if library is None or not (float32 or library.kokoro_has_bf16()):
         return False
     if any(m.kernel_size[0] != 2 * m.stride[0] for m in net.modules() if isinstance(m, ConvTranspose1d)):

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from izwi_lab import catalog
+from izwi_lab.audio import Audio
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.qwen3_tts.config import TTSConfig
+from izwi_lab.families.qwen3_tts.generation import check_predictor
 from izwi_lab.families.qwen3_tts.prompt import Speaker
+from izwi_lab.families.qwen3_tts.reference import reference
 from izwi_lab.families.qwen3_tts.voice import Voice
+from izwi_lab.families.shared.sampling import Sampling
 
 MODES = ("whole", "streaming")
 AUTO = "auto"
@@ -67,6 +71,7 @@ def check_known(
     cloning: bool,
     language: str | None,
     instruct: str | None,
+    predictor: Sampling | None,
     speed: float,
 ) -> None:
     """Raise InvalidInputError for what a variant of the catalog cannot honour, known before its files are here.
@@ -74,6 +79,7 @@ def check_known(
     cloning: a reference is given in the place of a voice. Of a variant that the catalog does not know nothing is said.
     """
     check_speed(speed)
+    check_predictor(predictor)
     if not catalog.has_config(variant):
         return
     if cloning:
@@ -89,6 +95,11 @@ def check_clones(variant: ModelVariant) -> None:
     """Raise InvalidInputError for a variant of the catalog that clones no voices."""
     if catalog.has_config(variant) and TTSConfig.from_hf(catalog.config(variant)).kind != BASE:
         raise no_cloning(variant.id)
+
+
+def check_clip(audio: Audio, transcript: str | None) -> None:
+    """Raise AudioError or InvalidInputError for a clip that no voice can be made of, or a transcript it cannot have."""
+    reference(audio, transcript)
 
 
 def no_cloning(model: str) -> InvalidInputError:
@@ -137,7 +148,7 @@ def _speaker(config: TTSConfig, voice: Any) -> tuple[Speaker, str]:
             came = "none was given" if voice is None else f"got the name {voice!r:.60}"
             raise InvalidInputError(
                 f"A Base model speaks in a cloned voice; {came}.",
-                hint="Make one with model.voice(audio, transcript), or load one with izwi_lab.Voice.load(path).",
+                hint="Make one with voice(audio, transcript) of a model or engine, or load one: Voice.load(path).",
             )
         return _cloned(config, voice), voice.transcript
     if isinstance(voice, Voice):

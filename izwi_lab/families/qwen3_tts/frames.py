@@ -105,18 +105,34 @@ def check_session(model: Qwen3TTS, session: Session) -> None:
         )
 
 
-def check_layout(layout: Layout, config: TTSConfig) -> None:
-    """Raise InvalidInputError for ids, a speaker or a reference that a net of this config does not have."""
-    talker, heard = config.talker, layout.reference
-    text = np.concatenate((layout.text, layout.trailing))
-    fits = (
-        0 <= text.min() <= text.max() < config.text_vocab
-        and layout.codec.max() < talker.vocab_size
-        and (layout.speaker is None or layout.speaker.shape == (talker.hidden_size,))
-        and (heard is None or (len(heard) == config.codebooks and heard.max(initial=0) < config.predictor_vocab))
-    )
+def check_prompt(prompt: Prompt, config: TTSConfig) -> Layout:
+    """The layout of a prompt. Raises InvalidInputError where its parts do not fit together, or a net of this config."""
+    layout = layout_of(prompt)
+    try:
+        fits = _fits(layout, config) and len(prompt) == len(layout.text)
+    except (TypeError, ValueError, IndexError, AttributeError):  # parts that are no arrays
+        fits = False
     if not fits:
-        raise InvalidInputError("This prompt was made for another model.", hint="Make it with model.tokenize(text).")
+        raise InvalidInputError(
+            "This prompt was made for another model, or its layout does not fit together.",
+            hint="Make it with model.tokenize(text).",
+        )
+    return layout
+
+
+def _fits(layout: Layout, config: TTSConfig) -> bool:
+    talker, count, heard, speaker = config.talker, len(layout.text), layout.reference, layout.speaker
+    text = np.concatenate((layout.text, layout.trailing))
+    frames = 0 if heard is None else heard.shape[1]
+    return bool(
+        layout.text.shape == layout.codec.shape == (count,)
+        and 0 <= text.min() <= text.max() < config.text_vocab
+        and -1 <= layout.codec.min() <= layout.codec.max() < talker.vocab_size
+        and (speaker is None or (speaker.shape == (talker.hidden_size,) and 0 <= layout.speaker_at < count))
+        and (heard is None or heard.shape == (config.codebooks, frames))
+        and (not frames or 0 <= heard.min() <= heard.max() < config.predictor_vocab)  # type: ignore[union-attr]
+        and (not frames or 0 <= layout.reference_at <= count - frames)
+    )
 
 
 def check_going_on(session: Session) -> None:

@@ -217,8 +217,7 @@ class Qwen3TTS:
         frames.check_session(self, session)
         if session.position:
             raise InvalidInputError("This session has read its prompt already.", hint="Start one with session().")
-        layout, talker = frames.layout_of(prompt), self.config.talker
-        frames.check_layout(layout, self.config)
+        layout, talker = frames.check_prompt(prompt, self.config), self.config.talker
         if len(prompt) >= talker.max_positions:
             raise InvalidInputError(
                 f"The prompt has {len(prompt)} positions; the context of {self.variant.id} has {talker.max_positions}.",
@@ -288,8 +287,9 @@ class Qwen3TTS:
             codes, found = frames.predict(self, session, int(token), chosen, ends=ends)
             if found is None and not ends:
                 found = frames.talk(self, session, codes, index)
+            said = np.concatenate((session.codes, codes[:, None]), axis=1)
         session.tokens.append(int(token))
-        session.codes = np.concatenate((session.codes, codes[:, None]), axis=1)
+        session.codes = said
         if found is not None:
             return frames.read(self, session, *found, started_s, codes)
         session.done, session.finish_reason = True, "length"

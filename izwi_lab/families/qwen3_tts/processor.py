@@ -29,7 +29,7 @@ from izwi_lab.families.qwen3_tts.prompt import SpeechPrompt, Words, lay_out
 from izwi_lab.families.qwen3_tts.voice import Voice
 from izwi_lab.families.shared.prompts import PromptEncoder
 from izwi_lab.families.shared.qwen_tokenizer import qwen_tokenizer
-from izwi_lab.families.shared.sentences import pieces
+from izwi_lab.families.shared.sentences import pieces, weight
 
 PIECE = 600  # weight (sentences.weight) of a piece of long text: about 40 s of speech, a quarter of the 2048 frames
 _EDGE = re.compile(r"^\s*[\r\n]")  # a line end before any word would melt into the role's own
@@ -117,7 +117,8 @@ class Processor:
         """
         asked = self._asked(voice, language, instruct, text_mode)
         text = checked_text(text, "The text")
-        parts = [text] if self.config.kind == DESIGN else pieces(text, PIECE)
+        whole = self.config.kind == DESIGN or weight(text) <= PIECE  # what fits is said as `prompt` says it
+        parts = [text] if whole else pieces(text, PIECE)
         return (self._prompt(part, asked) for part in parts)
 
     def _prompt(self, text: str, asked: Asked) -> SpeechPrompt:

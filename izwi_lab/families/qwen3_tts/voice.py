@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from izwi_lab.audio import expanded
 from izwi_lab.errors import CheckpointError, InvalidInputError, IzwiError
 from izwi_lab.families.qwen3_tts.voice_file import KIND, arrays, file_path, metadata
 
@@ -163,7 +164,7 @@ def kept(folder: str | os.PathLike[str]) -> tuple[tuple[Voice, ...], tuple[IzwiE
         CheckpointError: the folder is absent.
     """
     try:
-        home = Path(folder)
+        home = expanded(folder)
         files = sorted(home.glob("*.safetensors")) if home.is_dir() else None
     except (OSError, TypeError, ValueError):  # no path, a NUL in it, a name longer than any file can have
         files = None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from izwi_lab.audio import expanded
 from izwi_lab.errors import CheckpointError, InvalidInputError
 
 KIND = "izwi-voice-1"
@@ -22,7 +23,7 @@ def file_path(path: object) -> Path:
     if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
         raise InvalidInputError(f"A voice is kept in a file, got {path!r:.80}.", hint="Give the path of one.")
     try:
-        file = Path(path)
+        file = expanded(path)
         mode = file.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return file

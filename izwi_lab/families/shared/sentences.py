@@ -24,6 +24,8 @@ _END = re.compile(
     rf"[.!?…。！？؟۔।॥]+(?:[{re.escape(_CLOSING)}]|[ \u00a0\u202f]»(?!\S))*(?=\s|$)|[。！？]+[”’»」』）]*"
 )  # « Oui ? » has a space before its last mark
 _CLAUSE = re.compile(r"[,;:—–)\]][\"'”’]*\s|[，；：、،؛」』）][”’]*")
+_YEAR = re.compile(r"(?<![\d.,])\d{3,4}$")  # a number that is no ordinal
+_DOUBTFUL = re.compile(r"\d[.]\s+(?=[^\W\d_])")  # after a number that may be one
 _LINE = re.compile(r"[\n\u2028]\s*")
 _SPACE = re.compile(r"\s+")
 _PARAGRAPH = re.compile(r"(?:\n[^\S\n]*\n|\u2029)\s*")
@@ -65,7 +67,8 @@ def pieces(text: str, limit: int) -> Iterator[str]:
     """The text in pieces of whole sentences, as many in each as fit a `weight` of `limit`; a text that fits is one.
 
     Pieces end with a paragraph where that leaves them half full; what stands between the sentences of a piece stays as
-    it is. Sentences over the limit are cut at line ends, else at clauses, else between words.
+    it is. Sentences over the limit are cut at line ends, else at clauses, else after numbers that may end one, else
+    between words.
     """
     if weight(text) <= limit:
         if text.strip():
@@ -124,7 +127,9 @@ def _ends(text: str, start: int, end: int, most: int) -> bool:
         return False  # who said it follows the quotation
     if text[start:end].rstrip(_CLOSING + " \u00a0\u202f") != ".":
         return True
-    return not (following.isdecimal() or text[start - 1 : start].isdecimal() or _shortened(text, start))
+    if text[start - 1 : start].isdecimal():  # "in 1990. They", but "am 3. Oktober"
+        return _YEAR.search(text, max(0, start - _LONGEST), start) is not None and following.isupper()
+    return not (following.isdecimal() or _shortened(text, start))
 
 
 def _shortened(text: str, start: int) -> bool:
@@ -147,9 +152,9 @@ def _bounded(text: str, start: int, end: int, limit: int, measure: Callable[[str
     start, end = _stripped(text, start, end)
     while start < end and measure(text[start:end]) > limit:
         head = text[start : start + _fit(text[start:end], limit, measure)]
-        at = (
-            _last(_LINE, head) or _last(_CLAUSE, head) or _last(_SPACE, head, least=0) or _whole(text, start, len(head))
-        )
+        kinds = (_LINE, _CLAUSE, _DOUBTFUL)
+        at = next(filter(None, (_last(kind, head) for kind in kinds)), 0)
+        at = at or _last(_SPACE, head, least=0) or _whole(text, start, len(head))
         yield _stripped(text, start, start + at)
         start, end = _stripped(text, start + at, end)
     if start < end:

@@ -37,7 +37,7 @@ class Taps(dict[str, np.ndarray]):
 
     def __missing__(self, name: str) -> np.ndarray:
         seen = ", ".join(list(self)[:20]) + (" …" if len(self) > 20 else "")
-        raise KeyError(f"{name}: not seen. {'Seen: ' + seen if self else 'Nothing was: no name matched.'}")
+        raise KeyError(f"{name}: not seen. {'Seen: ' + seen if self else 'Nothing was yet, or no name matched.'}")
 
     def wants(self, name: str) -> bool:
         """True if a pattern matches."""

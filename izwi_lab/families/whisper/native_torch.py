@@ -56,7 +56,7 @@ class NativeDecoder:
         self, ids: torch.Tensor, states: Sequence[State], rows: Sequence[int], heads: Sequence[tuple[int, int]]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         # Waiting seconds for the first build on a machine beats widening the decoder to float32 and decoding slowly.
-        library = native.library("whisper", wait=True)
+        library = native.library("whisper", wait=native.WAIT_S)
         batch, tokens = ids.shape
         first = states[0]
         if library is None or not _alike(states) or first["cross_k"].dtype not in _CROSS_TYPES:

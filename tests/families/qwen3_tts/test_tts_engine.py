@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,6 +304,7 @@ def test_the_command_line_clones_keeps_and_speaks(folders, tmp_path, monkeypatch
         ("1.7B-CustomVoice", {"language": "klingon"}, "Unknown language"),
         ("1.7B-CustomVoice", {"reference": clip()}, "clones no voices"),
         ("0.6B-Base", {}, "speaks in a cloned voice"),
+        ("0.6B-Base", {"reference": clip(), "predictor": Sampling(repetition_penalty=1.1)}, "knows no penalties"),
         ("0.6B-Base", {"reference": clip(), "instruct": "Happily."}, "takes no instructions"),
         ("1.7B-VoiceDesign", {}, "needs a description"),
         ("1.7B-VoiceDesign", {"voice": "ryan", "instruct": "old"}, "no voices to choose from"),
@@ -339,3 +341,32 @@ def test_making_a_voice_can_be_stopped(engine, folders):
     with engine.use(folders["base"]) as model, model.tap("encoder.latent", replace=stop), pytest.raises(Cancelled):
         model.voice(clip(20.0), SAID, cancel=token)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("audio", "transcript", "message"),
+    [
+        (clip(0.1), None, "at least 0.5 s"),
+        (Audio.silence(2.0, 24000), None, "silent"),
+        (clip(40.0), SAID, "at most 30 s"),
+        (clip(), "x" * 3000, "3000 characters"),
+    ],
+)
+def test_a_clip_that_makes_no_voice_is_refused_before_anything_is_fetched(
+    engine, monkeypatch, audio, transcript, message
+):
+    monkeypatch.setattr(
+        "izwi_lab.runtime.model_router.ModelRouter.obtain", lambda *a, **k: pytest.fail("the files were asked for")
+    )
+    for ask in (
+        lambda: engine.voice(audio, transcript, model="Qwen3-TTS-12Hz-0.6B-Base"),
+        lambda: engine.speak("Hi.", model="Qwen3-TTS-12Hz-0.6B-Base", reference=audio, transcript=transcript),
+    ):
+        with pytest.raises((AudioError, InvalidInputError), match=message):
+            ask()
+
+
+def test_a_folder_with_the_name_of_a_catalog_model_is_what_its_config_says(engine, folders, tmp_path):
+    copied = tmp_path / "Qwen3-TTS-12Hz-0.6B-CustomVoice"
+    shutil.copytree(folders["custom_voice"], copied)
+    assert len(engine.speak("Hello.", model=copied, instruct="Happily.", seed=0).audio)  # a 1.7B in truth

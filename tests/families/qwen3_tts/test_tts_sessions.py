@@ -117,11 +117,35 @@ def test_a_session_or_prompt_of_another_model_is_refused(preset, base):
     ):
         with pytest.raises(InvalidInputError, match=r"not of Qwen3-TTS-12Hz-1\.7B-Base"):
             verb()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text": lambda at: at + 10**6},
+        {"codec": lambda at: at + 10**6},
+        {"codec": lambda at: at - 10},
+        {"codec": lambda at: at[:-1]},
+        {"text": lambda at: at[:0], "codec": lambda at: at[:0]},
+        {"text": lambda at: at.tolist()},
+        {"speaker": lambda _: np.zeros(64, np.float32)},
+        {"speaker": lambda _: np.zeros(64, np.float32), "speaker_at": lambda _: 999},
+        {"speaker": lambda _: np.zeros(3, np.float32), "speaker_at": lambda _: 3},
+        {"reference": lambda _: np.zeros((16, 3), np.int32)},
+        {"reference": lambda _: np.zeros((16, 3), np.int32), "reference_at": lambda _: 10**4},
+        {"reference": lambda _: np.full((16, 3), -64, np.int32), "reference_at": lambda _: 1},
+        {"reference": lambda _: np.zeros((8, 3), np.int32), "reference_at": lambda _: 1},
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(preset, changes):
+    prompt = preset.tokenize(WORDS, voice="ryan")
     layout = prompt.extras["layout"]
-    for name, wrong in (("text", layout.text + 10**6), ("codec", layout.codec + 10**6)):
-        changed = type(layout)(**{n: getattr(layout, n) for n in layout.__dataclass_fields__} | {name: wrong})
-        with pytest.raises(InvalidInputError, match="made for another model"):
-            preset.prefill(preset.session(), Prompt(changed.text, extras={"layout": changed}))
+    fields = {name: getattr(layout, name) for name in layout.__dataclass_fields__}
+    changed = type(layout)(**fields | {name: change(fields[name]) for name, change in changes.items()})
+    with pytest.raises(InvalidInputError, match="does not fit together"):
+        preset.prefill(preset.session(), Prompt(prompt.ids, extras={"layout": changed}))
+    with pytest.raises(InvalidInputError, match="does not fit together"):
+        preset.prefill(preset.session(), Prompt(prompt.ids[:4], extras={"layout": layout}))
 
 
 def test_what_a_session_says_is_heard_after_its_reference(base, tmp_path):

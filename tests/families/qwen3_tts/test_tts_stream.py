@@ -189,3 +189,10 @@ def test_wrong_input_is_refused_at_the_call(preset, base):
         for verb in (speaker.generate, speaker.stream):
             with pytest.raises(InvalidInputError, match=message):
                 verb(text, **options)
+
+
+@pytest.mark.parametrize("text", ["Hello.", "Hello. ", "  Hello.\n"])
+def test_white_space_is_said_as_the_verbs_say_it(preset, text):
+    session = by_hand(preset, preset.tokenize(text, voice="ryan"), frames=4, seed=3)
+    speech = preset.generate(text, voice="ryan", seed=3, max_frames=4)
+    np.testing.assert_allclose(speech.audio.samples, preset.audio(session).samples, atol=1e-6)

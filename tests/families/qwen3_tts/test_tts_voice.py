@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 import izwi_lab
-from izwi_lab.errors import CheckpointError, InvalidInputError
+from izwi_lab.errors import ArtifactError, CheckpointError, InvalidInputError
 from izwi_lab.families.qwen3_tts.voice import Voice, kept
 
 META = {"kind": "izwi-voice-1", "name": "anna", "transcript": "Hi.", "language": "english", "source": "A model"}
@@ -242,3 +242,18 @@ def test_unprintable_texts_are_shown_escaped():
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="Cannot read"):
         Voice.load(tmp_path / "none.safetensors")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    voice = Voice("anna", np.ones(8, np.float32))
+    assert voice.save("~/anna.safetensors") == tmp_path / "anna.safetensors"
+    assert Voice.load("~/anna.safetensors") == voice
+    assert [v.name for v in Voice.saved("~")] == ["anna"]
+
+
+def test_a_file_in_the_place_of_a_folder_says_so(tmp_path):
+    (tmp_path / "f").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="Could not write"):
+        Voice("anna", np.ones(8, np.float32)).save(tmp_path / "f" / "anna.safetensors")

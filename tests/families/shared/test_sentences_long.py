@@ -201,3 +201,17 @@ def test_nothing_is_lost_or_doubled(text, limit):
 )
 def test_odd_texts_of_50_000_characters_take_no_time(text):
     assert bare("".join(pieces(text, LIMIT))) == bare(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He was born in 1990. She was born in 1985. They met in Paris in 2010. It rained on March 5. ",
+        "Der Kaiser starb 1888. Sein Sohn, der Kronprinz, regierte bis 1918. Am 3. Oktober 1990 war alles anders. ",
+    ],
+)
+def test_a_year_ends_a_sentence(text):
+    found = list(pieces(text * 20, 600))
+    assert len(found) > 2
+    assert all(piece.endswith((".", "5.")) and piece[0].isupper() for piece in found)
+    assert " ".join(found).split() == (text * 20).split()

@@ -23,7 +23,7 @@ def attach(net: nn.Module, *, float32: bool) -> bool:
 
     float32: the weights are, so a CPU without bfloat16 products will do.
     """
-    library = native.library("kokoro", wait=True)
+    library = native.library("kokoro", wait=native.WAIT_S)
     if library is None or not (float32 or library.kokoro_has_bf16()):
         return False
     kernels = Kernels(library)

@@ -237,7 +237,7 @@ def cuda_capture(step: Callable[[], Outputs]) -> tuple[Callable[[], None], Outpu
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may allocate meanwhile
         outputs = step()
     return graph.replay, outputs
 
