@@ -100,6 +100,7 @@ def measure(piece: AudioChunk) -> tuple[float, int]:
 
 
 def _check_voice(request: SpeechRequest) -> None:
+    from izwi_lab.families.qwen3_tts.asking import check_whose
     from izwi_lab.families.qwen3_tts.voice import Voice
 
     voice, language = request.voice, request.language
@@ -109,12 +110,7 @@ def _check_voice(request: SpeechRequest) -> None:
         )
     if language is not None and (not isinstance(language, str) or not language.strip()):
         raise InvalidInputError(f"language must be a name or None, got {language!r}.", hint="None takes the default.")
-    if request.reference is not None and voice is not None:
-        raise InvalidInputError(
-            "Both a voice and a reference were given: each says whose voice it is.", hint="Give one of them."
-        )
-    if request.transcript is not None and request.reference is None:
-        raise InvalidInputError("A transcript needs the reference audio it belongs to.", hint="Give reference too.")
+    check_whose(voice, request.reference, request.transcript)
 
 
 def _check_direction(request: SpeechRequest, limits: Limits) -> None:

@@ -102,16 +102,11 @@ class Codec12Hz:
     >>> codec.decode(codec.encode(izwi.Audio.open("clip.wav")))                  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        config: CodecConfig,
-        backend: Backend,
-        net: Any,
-        *,
-        variant: ModelVariant | None = None,
-        plan: BackendPlan | None = None,
-    ) -> None:
-        self.config, self.backend, self.net, self.variant, self.plan = config, backend, net, variant, plan
+    variant: ModelVariant | None = None
+    plan: BackendPlan | None = None
+
+    def __init__(self, config: CodecConfig, backend: Backend, net: Any) -> None:
+        self.config, self.backend, self.net = config, backend, net
         self._nbytes: int = net.held_bytes()
 
     def __repr__(self) -> str:

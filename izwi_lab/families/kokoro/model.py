@@ -37,6 +37,7 @@ from izwi_lab.families.kokoro.vocoder import IstftVocoder
 from izwi_lab.families.kokoro.voices import DEFAULT, Voices
 from izwi_lab.families.shared.closed import ClosedNet
 from izwi_lab.families.shared.describe import describe
+from izwi_lab.families.shared.piecewise import base_seed, marking_the_last, piece_seed
 from izwi_lab.families.shared.steps import Prompt, Session
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
 from izwi_lab.results import AudioChunk, Speech, Timing
@@ -324,10 +325,10 @@ class Kokoro:
         self, text: str, request: Request, seed: int | None, cancel: CancelToken | None, phonemes: str | None
     ) -> Iterator[tuple[Prompt, bool, Audio, float, float]]:
         """Each piece, whether it is the last, its sound, and the seconds of prefill and of the rest."""
-        base = _base_seed(seed)
+        base = base_seed(seed)
         prompts = self._processor.prompts(text, request, phonemes=phonemes)
-        for index, (prompt, last) in enumerate(_marking_the_last(prompts)):
-            yield prompt, last, *self._speak(prompt, _piece_seed(base, index), cancel)
+        for index, (prompt, last) in enumerate(marking_the_last(prompts)):
+            yield prompt, last, *self._speak(prompt, piece_seed(base, index), cancel)
 
     def _speak(self, prompt: Prompt, seed: int, cancel: CancelToken | None) -> tuple[Audio, float, float]:
         """One piece: exactly the verbs that a caller would use. Also the seconds of prefill and of the rest."""
@@ -342,15 +343,6 @@ class Kokoro:
         audio = self.codec.decode(session.codes)
         check()
         return audio, prosody.seconds, time.perf_counter() - started
-
-
-def _marking_the_last(prompts: Iterator[Prompt]) -> Iterator[tuple[Prompt, bool]]:
-    """Each prompt and whether it is the last; one is read ahead, which is cheap beside speaking it."""
-    prompt = next(prompts)
-    for following in prompts:
-        yield prompt, False
-        prompt = following
-    yield prompt, True
 
 
 def _never() -> None:
@@ -371,12 +363,3 @@ def _checked(durations: np.ndarray, ids: int) -> np.ndarray:
             hint="Start from the durations of an earlier prefill.",
         )
     return frames.astype(np.int64)
-
-
-def _base_seed(seed: int | None) -> int:
-    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1) if seed is None else seed
-
-
-def _piece_seed(base: int, index: int) -> int:
-    """A piece's own seed, so that pieces do not depend on how many were made before; the first one's is the base."""
-    return base if index == 0 else int(np.random.SeedSequence([base, index]).generate_state(1, np.uint64)[0] >> 1)

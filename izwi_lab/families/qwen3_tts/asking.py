@@ -16,7 +16,7 @@ from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.qwen3_tts.generation import check_predictor
 from izwi_lab.families.qwen3_tts.prompt import Speaker
-from izwi_lab.families.qwen3_tts.reference import reference
+from izwi_lab.families.qwen3_tts.reference import checked
 from izwi_lab.families.qwen3_tts.voice import Voice
 from izwi_lab.families.shared.sampling import Sampling
 
@@ -80,26 +80,29 @@ def check_known(
     """
     check_speed(speed)
     check_predictor(predictor)
-    if not catalog.has_config(variant):
+    if (config := _known(variant)) is None:
         return
-    if cloning:
-        check_clones(variant)
-    config = TTSConfig.from_hf(catalog.config(variant))
     if not cloning:
         _speaker(config, voice)
+    elif config.kind != BASE:
+        raise no_cloning(variant.id)
     _language(config, language)
     _instruct(config, instruct)
 
 
 def check_clones(variant: ModelVariant) -> None:
     """Raise InvalidInputError for a variant of the catalog that clones no voices."""
-    if catalog.has_config(variant) and TTSConfig.from_hf(catalog.config(variant)).kind != BASE:
+    if (config := _known(variant)) is not None and config.kind != BASE:
         raise no_cloning(variant.id)
+
+
+def _known(variant: ModelVariant) -> TTSConfig | None:
+    return TTSConfig.from_hf(catalog.config(variant)) if catalog.has_config(variant) else None
 
 
 def check_clip(audio: Audio, transcript: str | None) -> None:
     """Raise AudioError or InvalidInputError for a clip that no voice can be made of, or a transcript it cannot have."""
-    reference(audio, transcript)
+    checked(audio, transcript)
 
 
 def no_cloning(model: str) -> InvalidInputError:
@@ -108,6 +111,16 @@ def no_cloning(model: str) -> InvalidInputError:
         f"{model} clones no voices: it has no speaker encoder.",
         hint="Use a Base model, such as Qwen3-TTS-12Hz-0.6B-Base.",
     )
+
+
+def check_whose(voice: object, reference: object, transcript: object) -> None:
+    """Raise InvalidInputError where it is said twice, or by half, whose voice it is."""
+    if reference is not None and voice is not None:
+        raise InvalidInputError(
+            "Both a voice and a reference were given: each says whose voice it is.", hint="Give one of them."
+        )
+    if transcript is not None and reference is None:
+        raise InvalidInputError("A transcript needs the reference audio it belongs to.", hint="Give reference too.")
 
 
 def check_speed(speed: float) -> None:

@@ -25,15 +25,17 @@ def cloned(
     name: str = "reference",
     language: str = "",
     cancel: CancelToken | None = None,
-) -> tuple[Voice, tuple[str, ...]]:
-    """The voice of a clip, and its notes on what of the clip was not heard; see `Qwen3TTS.voice`."""
+) -> Voice:
+    """The voice of a clip; see `Qwen3TTS.voice`."""
+    check_cancel(cancel)
     if model.speaker is None or model.config.speaker is None:
         raise no_cloning(model.variant.id)
     check_texts(name=name, transcript="" if transcript is None else transcript, language=language)  # before the work
     heard, backend = reference(source, transcript), model.backend
     mel = heard.mel(model.config.speaker.mel_bins)
-    check_cancel(cancel)
+    if cancel is not None:
+        cancel.check()
     with backend.inference():
         vector = backend.numpy(model.speaker(backend.array(mel, dtype="float32")))[0]
     codes = model.codec.encode(heard.audio, cancel=cancel) if heard.transcript else None
-    return Voice(name, vector, codes, heard.transcript, language, model.variant.id, heard.notes), heard.notes
+    return Voice(name, vector, codes, heard.transcript, language, model.variant.id, heard.notes)

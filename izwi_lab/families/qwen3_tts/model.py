@@ -194,7 +194,7 @@ class Qwen3TTS:
             AudioError: silence, NaN, too short, or too long for its transcript.
             InvalidInputError: this kind of model clones no voices.
         """
-        return cloned(self, audio, transcript, name=name, language=language, cancel=cancel)[0]
+        return cloned(self, audio, transcript, name=name, language=language, cancel=cancel)
 
     def session(
         self, *, seed: int | None = None, max_frames: int | None = None, kv_dtype: str | None = None
@@ -278,9 +278,9 @@ class Qwen3TTS:
         if token == self.config.ids.codec_eos:
             session.tokens.append(int(token))
             session.done, session.finish_reason = True, "stop"
-            return self.last(session)
+            return frames.last(self, session)
         started_s, index = time.perf_counter(), session.codes.shape[1]
-        self.last(session)
+        frames.last(self, session)
         ends = session.position >= self.config.talker.max_positions or index + 1 >= (session.max_tokens or math.inf)
         with frames.unmoved(session), self.backend.inference():
             chosen = sampling or self.generation.predictor
@@ -293,7 +293,7 @@ class Qwen3TTS:
         if found is not None:
             return frames.read(self, session, *found, started_s, codes)
         session.done, session.finish_reason = True, "length"
-        return replace(self.last(session), codes=codes)
+        return replace(frames.last(self, session), codes=codes)
 
     def last(self, session: Session) -> FrameStep:
         """The step that the session stands at, such as after `session.load`."""

@@ -21,7 +21,6 @@ from izwi_lab.families.qwen3_tts.asking import (
     Asked,
     asked,
     checked_text,
-    languages,
     voices,
 )
 from izwi_lab.families.qwen3_tts.config import TTSConfig
@@ -57,11 +56,6 @@ class Processor:
     def from_folder(cls, folder: Path, config: TTSConfig) -> Self:
         """With the tokenizer of a checkpoint's folder. Raises CheckpointError where it is missing or damaged."""
         return cls(qwen_tokenizer(folder), config)
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """Languages that can be asked for, beside "auto". Dialects come with their voices."""
-        return languages(self.config)
 
     @property
     def voices(self) -> tuple[str, ...]:

@@ -51,6 +51,14 @@ def reference(source: Audio | str | os.PathLike[str] | bytes | BinaryIO, transcr
         AudioError: not audio, silent, NaN or infinite samples, shorter than 0.5 s, or too long.
         InvalidInputError: an empty or far too long transcript.
     """
+    audio, words, notes = checked(source, transcript)
+    return Reference(audio.resample(RATE_HZ), words, notes)
+
+
+def checked(
+    source: Audio | str | os.PathLike[str] | bytes | BinaryIO, transcript: str | None
+) -> tuple[Audio, str, tuple[str, ...]]:
+    """What of the audio is used, its words, and notes; raises as `reference`, without the work of another rate."""
     audio = source if isinstance(source, Audio) else Audio.open(source, max_s=_OPEN_MAX_S)
     words = _transcript(transcript)
     _check_samples(audio)
@@ -65,7 +73,7 @@ def reference(source: Audio | str | os.PathLike[str] | bytes | BinaryIO, transcr
         notes = (f"only the first {MAX_S:.0f} s of {audio.duration_s:.1f} s are used",)
         audio = audio.between(0.0, MAX_S)
     _check_heard(audio)
-    return Reference(audio.resample(RATE_HZ), words, notes)
+    return audio, words, notes
 
 
 def _transcript(transcript: str | None) -> str:

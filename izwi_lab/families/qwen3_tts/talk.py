@@ -14,11 +14,12 @@ from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken, check_cancel
 from izwi_lab.codecs.qwen3_tts_12hz.model import CodecStream
 from izwi_lab.errors import InvalidInputError
-from izwi_lab.families.qwen3_tts.asking import check_speed
+from izwi_lab.families.qwen3_tts.asking import check_speed, check_whose
 from izwi_lab.families.qwen3_tts.cloning import AudioSource, cloned
 from izwi_lab.families.qwen3_tts.frames import layout_of
 from izwi_lab.families.qwen3_tts.generation import check_predictor
 from izwi_lab.families.qwen3_tts.voice import Voice
+from izwi_lab.families.shared.piecewise import base_seed, marking_the_last, piece_seed
 from izwi_lab.families.shared.sampling import Sampling
 from izwi_lab.families.shared.steps import Prompt, Session
 from izwi_lab.results import AudioChunk, Speech, Timing
@@ -52,12 +53,7 @@ class SpeechOptions:
         if self.sampling is not None and not isinstance(self.sampling, Sampling):
             raise InvalidInputError(f"sampling must be a Sampling or None, got {self.sampling!r:.80}.")
         check_predictor(self.predictor)
-        if self.reference is not None and self.voice is not None:
-            raise InvalidInputError(
-                "Both a voice and a reference were given: each says whose voice it is.", hint="Give one of them."
-            )
-        if self.transcript is not None and self.reference is None:
-            raise InvalidInputError("A transcript needs the reference audio it belongs to.", hint="Give reference too.")
+        check_whose(self.voice, self.reference, self.transcript)
 
 
 @dataclass(slots=True)
@@ -114,7 +110,8 @@ def stream(
     voice: str | Voice | None = options.voice
     notes: tuple[str, ...] = ()
     if options.reference is not None:
-        voice, notes = cloned(model, options.reference, options.transcript, cancel=cancel)
+        voice = cloned(model, options.reference, options.transcript, cancel=cancel)
+        notes = voice.notes
     pieces = model.prompts(
         text, voice=voice, language=options.language, instruct=options.instruct, text_mode=options.text_mode
     )
@@ -130,11 +127,11 @@ def _chunks(
     cancel: CancelToken | None,
     course: _Course,
 ) -> Iterator[AudioChunk]:
-    base, sizes, index = _base_seed(options.seed), _sizes(), 0
+    base, sizes, index = base_seed(options.seed), _sizes(), 0
     course.seed = base
     opening: CodecStream | None = None  # it has heard the reference, which is that of every piece
-    for number, (prompt, last) in enumerate(_marking_the_last(pieces)):
-        session = model.session(seed=_piece_seed(base, number), max_frames=options.max_frames)
+    for number, (prompt, last) in enumerate(marking_the_last(pieces)):
+        session = model.session(seed=piece_seed(base, number), max_frames=options.max_frames)
         course.voice, course.language, said = prompt.extras["voice"], prompt.extras["language"], prompt.text
         opening = opening or model.decoder(layout_of(prompt), cancel=cancel)
         for samples in _piece(model, session, prompt, options, opening.fork(), cancel, sizes, course):
@@ -200,24 +197,6 @@ def _sizes() -> Iterator[int]:
         size = min(size * GROWTH, MOST_FRAMES)
 
 
-def _marking_the_last(prompts: Iterator[Prompt]) -> Iterator[tuple[Prompt, bool]]:
-    """Each prompt and whether it is the last; one is read ahead, which is cheap beside speaking it."""
-    prompt = next(prompts)
-    for following in prompts:
-        yield prompt, False
-        prompt = following
-    yield prompt, True
-
-
 def _check(cancel: CancelToken | None) -> None:
     if cancel is not None:
         cancel.check()
-
-
-def _base_seed(seed: int | None) -> int:
-    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1) if seed is None else int(seed)
-
-
-def _piece_seed(base: int, number: int) -> int:
-    """A piece's own seed, so that pieces do not depend on how many were said before; the first one's is the base."""
-    return base if number == 0 else int(np.random.SeedSequence([base, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -192,6 +192,14 @@ def test_cloning_can_be_stopped(base, passes):
     assert len(seen) == 1
 
 
+def test_a_voice_that_is_not_wanted_any_more_is_not_heard(base, monkeypatch):
+    token = CancelToken()
+    token.cancel()
+    monkeypatch.setattr(base, "speaker", lambda mel: pytest.fail("the speaker encoder ran"))
+    with pytest.raises(Cancelled):
+        base.voice(clip(), cancel=token)
+
+
 def test_a_speech_says_its_seed_and_what_is_not_heard(preset):
     speech = preset.generate(WORDS, voice="ryan", max_frames=3)
     again = preset.generate(WORDS, voice="ryan", max_frames=3, seed=speech.seed)
