@@ -18,7 +18,7 @@ _HOME = {
     "speak": "izwi_lab.runtime.api",
     "transcribe": "izwi_lab.runtime.api",
     "chat": "izwi_lab.runtime.api",
-    "engine": "izwi_lab.runtime.api",
+    "default_engine": "izwi_lab.runtime.api",
     "devices": "izwi_lab.backends.detect",
     "InferenceEngine": "izwi_lab.runtime.service",
     "quantize": "izwi_lab.families.shared.quantise",

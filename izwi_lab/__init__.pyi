@@ -26,7 +26,7 @@ from izwi_lab.results import Transcript as Transcript
 from izwi_lab.results import Usage as Usage
 from izwi_lab.results import Word as Word
 from izwi_lab.runtime.api import chat as chat
-from izwi_lab.runtime.api import engine as engine
+from izwi_lab.runtime.api import default_engine as default_engine
 from izwi_lab.runtime.api import load as load
 from izwi_lab.runtime.api import speak as speak
 from izwi_lab.runtime.api import transcribe as transcribe

@@ -62,6 +62,18 @@ class MemoryBudgetError(IzwiError):
     """The models in use leave no room for another; the message lists them."""
 
 
+class OutOfBlocksError(IzwiError):
+    """The paged caches hold fewer free blocks or slots than a sequence needs; nothing was taken."""
+
+
+class QueueFullError(IzwiError):
+    """The engine takes no more requests for now; `retry_after_s` says when there should be room again."""
+
+    def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class MissingExtraError(IzwiError, ImportError):
     """An optional package is not installed; names the extra that brings it."""
 

@@ -12,7 +12,7 @@ import pytest
 import izwi_lab
 
 NAMES = [
-    *("__version__", "load", "speak", "transcribe", "chat", "engine", "devices", "InferenceEngine", "quantize"),
+    *("__version__", "load", "speak", "transcribe", "chat", "default_engine", "devices", "InferenceEngine", "quantize"),
     *("Audio", "Voice"),
     *(
         "Prompt",
@@ -56,7 +56,7 @@ SIGNATURES = {
         "response_format=None, logprobs=None, truncation='error', speculative=None, model=None, seed=None, "
         "cancel=None, timeout_s=None"
     ),
-    "izwi_lab.runtime.api:engine": "",
+    "izwi_lab.runtime.api:default_engine": "",
     **{
         f"izwi_lab.runtime.service:InferenceEngine.{verb}": (
             "self, messages, *, model=None, sampling=None, max_tokens=512, stop=(), seed=None, thinking=None, "

@@ -26,10 +26,10 @@ _lock = threading.Lock()
 _engine: InferenceEngine | None = None
 
 
-def engine() -> InferenceEngine:
+def default_engine() -> InferenceEngine:
     """The engine that `speak`, `transcribe` and `chat` use. Made at first use, closed when Python ends.
 
-    >>> izwi.engine().loaded()                 # doctest: +SKIP
+    >>> izwi.default_engine().loaded()                 # doctest: +SKIP
     """
     global _engine
     with _lock:
@@ -103,11 +103,11 @@ def speak(
     predictor say how codes are drawn, the first of a frame and its others; max_frames bounds each piece of the text.
     A voice that is used often: `engine().voice(...)`, a Voice.
 
-    For audio while it is being made: `engine().stream_speak`.
+    For audio while it is being made: `default_engine().stream_speak`.
 
     >>> izwi.speak("Hello there.").audio.save("hello.wav")          # doctest: +SKIP
     """
-    return engine().speak(
+    return default_engine().speak(
         text,
         voice=voice,
         language=language,
@@ -142,11 +142,11 @@ def transcribe(
     """Write down what is said in `audio`: an Audio, a path, bytes or an open file, of any length.
 
     task="translate" writes English whatever is spoken; word_times=True times every word.
-    For segments as they are heard: `engine().stream_transcribe`.
+    For segments as they are heard: `default_engine().stream_transcribe`.
 
     >>> print(izwi.transcribe("meeting.m4a").to_srt())              # doctest: +SKIP
     """
-    return engine().transcribe(
+    return default_engine().transcribe(
         audio,
         language=language,
         task=task,
@@ -198,11 +198,11 @@ def chat(
         cancel: stops the answer, from any thread.
         timeout_s: seconds until it is stopped the same way.
 
-    For text as it is written: `engine().stream_chat`.
+    For text as it is written: `default_engine().stream_chat`.
 
     >>> print(izwi.chat("Name a primary colour.", max_tokens=16))   # doctest: +SKIP
     """
-    return engine().chat(
+    return default_engine().chat(
         messages,
         sampling=sampling,
         max_tokens=max_tokens,

@@ -21,7 +21,7 @@ OPTIONS = dict(
 
 def test_every_option_reaches_the_model(make_engine, fake, chat, monkeypatch):
     engine = make_engine()
-    monkeypatch.setattr(api, "engine", lambda: engine)
+    monkeypatch.setattr(api, "default_engine", lambda: engine)
     for ask in (engine.chat, lambda *a, **k: list(engine.stream_chat(*a, **k)), api.chat):
         fake.chat_options = {}
         ask("Hello.", model=chat, sampling=Sampling(), stop=["x"], **OPTIONS)

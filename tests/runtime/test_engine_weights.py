@@ -160,15 +160,15 @@ def test_one_sample_of_audio_and_silence(engine):
 
 
 def test_package_level_functions_share_one_engine(engine):
-    assert izwi.engine() is izwi.engine()
+    assert izwi.default_engine() is izwi.default_engine()
     try:
         assert "Paris" in izwi.chat(ASK, max_tokens=12).text
-        assert [m.id for m in izwi.engine().loaded()] == ["SmolLM2-135M-Instruct"]
-        first = izwi.engine()
+        assert [m.id for m in izwi.default_engine().loaded()] == ["SmolLM2-135M-Instruct"]
+        first = izwi.default_engine()
         first.close()
-        assert izwi.engine() is not first
+        assert izwi.default_engine() is not first
     finally:
-        api.engine().close()
+        api.default_engine().close()
 
 
 def test_load_hands_out_a_model_of_your_own():
