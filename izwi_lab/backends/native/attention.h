@@ -13,11 +13,23 @@ namespace {
 const int KEYS = 64, TILE_ROWS = 6;  // keys of a block; query rows computed together
 const float UNSEEN = -2e30f, LOWEST = -1e30f;
 
-// One head's caches, [capacity, dim]. Position p is at slot p % ring, or p where ring is 0. Scales: int8 caches only.
+// Where positions lie: in blocks of a pool, in a ring, or one after the other (both 0).
+struct Places {
+    const int32_t *blocks;
+    int block, ring;
+    int slot(int p) const { return block ? blocks[p / block] * block + p % block : ring ? p % ring : p; }
+    int after(int slot, int p) const {  // of position p, given that of the one before
+        if (block) return p % block ? slot + 1 : blocks[p / block] * block;
+        return slot + 1 == ring ? 0 : slot + 1;
+    }
+};
+
+// One head's caches, [capacity, dim]. Scales: int8 caches only.
 template <class KV> struct Cached {
     const KV *k, *v;
     const float *k_scale, *v_scale;
-    int dim, ring;
+    int dim;
+    Places places;
 };
 
 // The rows of one piece of work. Row r sees keys [first[r], last[r]]. sum and acc: of e^(score - top) and of that times
@@ -142,9 +154,8 @@ inline void soften(Rows &rows, int r, int start, int n, const float *k_scales, c
     rows.sum[r] += total(sum);
 }
 
-// All rows over keys [from, to).
-template <class KV> void attend(const Cached<KV> &c, int from, int to, Rows &rows) {
-    const bool many = rows.count > TILE_ROWS;
+// All rows over keys [from, to). many: copy them first.
+template <class KV> void attend(const Cached<KV> &c, int from, int to, bool many, Rows &rows) {
     const int width = rows.width;
     int slots[KEYS], packed[KEYS];
     float k_scales[KEYS], v_scales[KEYS];
@@ -152,10 +163,10 @@ template <class KV> void attend(const Cached<KV> &c, int from, int to, Rows &row
     if (many && (int)rows.keys.size() < KEYS * width) rows.keys.resize(KEYS * width), rows.values.resize(KEYS * width);
     for (int start = from; start < to; start += KEYS) {
         const int n = std::min(KEYS, to - start);
-        int slot = c.ring ? start % c.ring : start;
+        int slot = c.places.slot(start);
         for (int j = 0; j < KEYS; j++) {  // past the last key it is read again, and not seen
             slots[j] = slot;
-            if (j < n - 1 && ++slot == c.ring) slot = 0;
+            if (j < n - 1) slot = c.places.after(slot, start + j + 1);
             if (c.k_scale) k_scales[j] = c.k_scale[slots[j]], v_scales[j] = c.v_scale[slots[j]];
         }
         if (many)

@@ -39,10 +39,14 @@ const float *mixed(const Step &e, const Layer &l, int index, Step::Me &me) {
     float *kv = e.s.kv.data();
     e.product({{l.q, e.s.q.data(), queries}, {l.k, kv, 2 * keys}, {l.v, kv + keys, 2 * keys}}, me.y, *me.r, e.rows, me);
     e.barrier->wait(e.team);
-    const int splits = attention(e, l, index, me);
+    const bool parted = attention(e, l, index, me);
     e.barrier->wait(e.team);
-    if (splits == 1) return e.s.mixed.data();
-    for (int t = me.from; t < me.to; t++) combine(e, splits, t, me.y + t * queries);
+    if (!parted) return e.s.mixed.data();
+    for (int t = me.from; t < me.to; t++) {
+        const int splits = splits_of(e, l, t);
+        if (splits > 1) combine(e, splits, t, me.y + t * queries);
+        else memcpy(me.y + t * queries, &e.s.mixed[t * queries], sizeof(float) * queries);
+    }
     return me.y;
 }
 
@@ -136,11 +140,14 @@ template <class V> void room(V &v, size_t n) {
 // Sizes the shared scratch; gives the number of passes over a ring.
 int arrange(Scratch &s, const Model &m, const Input &in, const Row *row, int rows, int outs, int threads, bool split) {
     s.segments.clear();
-    int longest = 0;
+    int longest = 0, lone = 0;
     for (int t = 0; t < rows; t++) {
         if (!t || row[t].sequence != row[t - 1].sequence) s.segments.push_back({t, 0});
         longest = std::max(longest, ++s.segments.back().count);
     }
+    s.part.assign(rows, -1);
+    for (const Segment &g : s.segments)
+        if (g.count == 1) s.part[g.first] = lone++;
     const int passes = (longest + PASS - 1) / PASS;
     const size_t T = rows, mix = std::max(m.heads * m.head_dim, m.hidden);
     const size_t wide = std::max({m.inter, 3 * m.hidden, width_of(m, in)});
@@ -151,7 +158,7 @@ int arrange(Scratch &s, const Model &m, const Input &in, const Row *row, int row
     room(s.wide, T * wide);
     room(s.cos, T * m.ropes * m.head_dim / 2);
     room(s.sin, T * m.ropes * m.head_dim / 2);
-    room(s.parts, std::min(T, (size_t)SPLIT_ROWS) * m.heads * threads * (m.head_dim + 2));
+    room(s.parts, (size_t)lone * m.heads * threads * (m.head_dim + 2));
     if (split) {
         room(s.x, T * m.hidden);
         room(s.y, T * std::max(mix, wide));

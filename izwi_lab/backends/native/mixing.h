@@ -8,7 +8,7 @@ namespace {
 struct Pass {
     const Layer &l;
     const int index, number;
-    int splits, heads_share, block_rows;
+    int heads_share, block_rows;
 };
 
 inline int rows_in(const Layer &l, const Segment &g, int pass) {
@@ -19,13 +19,26 @@ inline int blocks_in(const Pass &p, const Segment &g) {
 }
 inline int first_key(const Layer &l, int position) { return l.window ? std::max(0, position - l.window + 1) : 0; }
 
+// Where reading begins for the first row of a piece: of several at a whole block of keys, so that the sums of a row are
+// taken in the same order whatever rows it stands with.
+inline int first_read(const Step &e, const Layer &l, int t) {
+    const int first = first_key(l, e.row[t].position);
+    return e.s.part[t] < 0 ? first / KEYS * KEYS : first;
+}
+
+// In how many parts the keys of row t are read, so that every thread has some: of a row that is alone in its sequence,
+// and by nothing but its own keys, so that it gives the same bits whatever runs beside it; of others in one.
+inline int splits_of(const Step &e, const Layer &l, int t) {
+    if (e.s.part[t] < 0) return 1;
+    const int keys = e.row[t].position + 1 - first_key(l, e.row[t].position), heads = e.m.kv_heads;
+    const int most = std::min(e.team, keys / PART_KEYS);
+    int splits = 1;
+    while (splits < most && heads * splits % e.team && heads * splits < 4 * e.team) splits++;
+    return splits;
+}
+
 inline Pass plan(const Step &e, const Layer &l, int index, int number) {
-    Pass p{l, index, number, 1, e.m.heads / e.m.kv_heads, 1};
-    int keys = 0;
-    for (const Segment &g : e.s.segments) {
-        const int last = e.row[g.first + g.count - 1].position;
-        keys = std::max(keys, last + 1 - first_key(l, last));
-    }
+    Pass p{l, index, number, e.m.heads / e.m.kv_heads, 1};
     const auto pieces = [&] {
         int n = 0;
         for (const Segment &g : e.s.segments) n += blocks_in(p, g) * e.m.kv_heads;
@@ -33,8 +46,6 @@ inline Pass plan(const Step &e, const Layer &l, int index, int number) {
     };
     p.block_rows = std::max(1, PIECE_ROWS / p.heads_share);
     while (p.block_rows > 8 && pieces() < 4 * e.team) p.block_rows /= 2;
-    const int base = pieces(), most = e.rows > SPLIT_ROWS ? 1 : std::min(e.team, keys / PIECE_KEYS);
-    while (p.splits < most && base * p.splits % e.team && base * p.splits < 4 * e.team) p.splits++;
     return p;
 }
 
@@ -45,25 +56,28 @@ inline void turn(const Step &e, const Layer &l, int t, const float *norm, float 
     rotate(x, half, &e.s.cos[at], &e.s.sin[at]);
 }
 
+inline Places places(const Sequence &s, const Layer &l) { return {s.blocks, s.block, s.block ? 0 : l.ring}; }
+
 // Row t's key and value of head g into the caches.
 template <class KV> void keep(const Step &e, const Layer &l, int index, int t, int g) {
-    const int D = e.m.head_dim, position = e.row[t].position;
-    const Cache &c = e.sequence[e.row[t].sequence].layer[index];
+    const int D = e.m.head_dim;
+    const Sequence &s = e.sequence[e.row[t].sequence];
+    const Cache &c = s.layer[index];
     float *key = &e.s.kv[((size_t)t * 2 * e.m.kv_heads + g) * D];
     turn(e, l, t, l.k_norm, key);
-    const size_t at = (size_t)g * c.capacity + (l.ring ? position % l.ring : position);
+    const size_t at = (size_t)g * c.capacity + places(s, l).slot(e.row[t].position);
     store_row(key, D, (KV *)c.k + at * D, c.k_scale + at);
     store_row(key + (size_t)e.m.kv_heads * D, D, (KV *)c.v + at * D, c.v_scale + at);
 }
 
 // A piece: rows [from, from + n) of a segment, key head g, part `split` of the keys.
-template <class KV> void piece(const Step &e, const Pass &p, int from, int n, int g, int split, Rows &rows) {
+template <class KV> void piece(const Step &e, const Pass &p, int from, int n, int g, int split, int splits, Rows &rows) {
     const Model &m = e.m;
     const int D = m.head_dim, H = p.heads_share;
-    const int start = first_key(p.l, e.row[from].position), stop = e.row[from + n - 1].position + 1;
-    const int low = start + (int)((int64_t)(stop - start) * split / p.splits);
-    const int high = start + (int)((int64_t)(stop - start) * (split + 1) / p.splits);
-    if (e.lone && split == p.splits - 1) keep<KV>(e, p.l, p.index, from, g);
+    const int start = first_read(e, p.l, from), stop = e.row[from + n - 1].position + 1;
+    const int low = start + (int)((int64_t)(stop - start) * split / splits);
+    const int high = start + (int)((int64_t)(stop - start) * (split + 1) / splits);
+    if (e.lone && split == splits - 1) keep<KV>(e, p.l, p.index, from, g);
     rows.size(n * H, D);
     for (int i = 0; i < n; i++)
         for (int h = 0; h < H; h++) {
@@ -75,33 +89,34 @@ template <class KV> void piece(const Step &e, const Pass &p, int from, int n, in
             rows.first[r] = first_key(p.l, e.row[t].position);
             rows.last[r] = e.row[t].position;
         }
-    const Cache &c = e.sequence[e.row[from].sequence].layer[p.index];
+    const Sequence &s = e.sequence[e.row[from].sequence];
+    const Cache &c = s.layer[p.index];
     const size_t at = (size_t)g * c.capacity;
     const bool scaled = std::is_same<KV, int8_t>::value;
     const Cached<KV> cached{(const KV *)c.k + at * D, (const KV *)c.v + at * D, scaled ? c.k_scale + at : nullptr,
-                            scaled ? c.v_scale + at : nullptr, D, p.l.ring};
-    attend(cached, low, high, rows);
+                            scaled ? c.v_scale + at : nullptr, D, places(s, p.l)};
+    attend(cached, low, high, e.s.part[from] < 0, rows);
     for (int i = 0; i < n; i++)
         for (int h = 0; h < H; h++) {
             const int r = i * H + h, t = from + i, head = g * H + h;
             const float *acc = &rows.acc[(size_t)r * rows.width];
-            if (p.splits == 1) {
+            if (splits == 1) {
                 float *out = &e.s.mixed[((size_t)t * m.heads + head) * D];
                 for (int d = 0; d < D; d++) out[d] = acc[d] / rows.sum[r];
                 continue;
             }
-            float *part = &e.s.parts[(((size_t)t * m.heads + head) * p.splits + split) * (D + 2)];
+            float *part = &e.s.parts[(((size_t)e.s.part[t] * m.heads + head) * e.team + split) * (D + 2)];
             part[0] = rows.top[r];
             part[1] = rows.sum[r];
             memcpy(part + 2, acc, sizeof(float) * D);
         }
 }
 
-inline void piece_of_kind(const Step &e, const Pass &p, int from, int n, int g, int split, Rows &rows) {
+inline void piece_of_kind(const Step &e, const Pass &p, int from, int n, int g, int split, int splits, Rows &rows) {
     const int kind = e.sequence[e.row[from].sequence].kind;
-    if (kind == CACHE_BF16) piece<uint16_t>(e, p, from, n, g, split, rows);
-    else if (kind == CACHE_INT8) piece<int8_t>(e, p, from, n, g, split, rows);
-    else piece<float>(e, p, from, n, g, split, rows);
+    if (kind == CACHE_BF16) piece<uint16_t>(e, p, from, n, g, split, splits, rows);
+    else if (kind == CACHE_INT8) piece<int8_t>(e, p, from, n, g, split, splits, rows);
+    else piece<float>(e, p, from, n, g, split, splits, rows);
 }
 
 inline void keep_rows(const Step &e, const Pass &p, int id) {
@@ -122,7 +137,7 @@ inline void keep_rows(const Step &e, const Pass &p, int id) {
 inline void combine(const Step &e, int splits, int t, float *out) {
     const int D = e.m.head_dim;
     for (int h = 0; h < e.m.heads; h++, out += D) {
-        const float *part = &e.s.parts[((size_t)t * e.m.heads + h) * splits * (D + 2)];
+        const float *part = &e.s.parts[((size_t)e.s.part[t] * e.m.heads + h) * e.team * (D + 2)];
         float top = LOWEST, sum = 0;
         for (int i = 0; i < splits; i++) top = std::max(top, part[i * (D + 2)]);
         std::fill(out, out + D, 0.0f);
@@ -135,14 +150,14 @@ inline void combine(const Step &e, int splits, int t, float *out) {
     }
 }
 
-// Attention of all rows; ends before a barrier. Returns how many parts each head's result is in.
-inline int attention(const Step &e, const Layer &l, int index, const Step::Me &me) {
-    int longest = 0, splits = 1;
+// Attention of all rows; ends before a barrier. Gives whether any row's result is in several parts.
+inline bool attention(const Step &e, const Layer &l, int index, const Step::Me &me) {
+    int longest = 0;
+    bool parted = false;
     for (const Segment &g : e.s.segments) longest = std::max(longest, g.count);
     const int passes = l.ring ? (longest + PASS - 1) / PASS : 1;
     for (int number = 0; number < passes; number++) {
         const Pass p = plan(e, l, index, number);
-        splits = p.splits;
         if (!e.lone) {
             if (number) e.barrier->wait(e.team);  // the pass before has read what this one writes over
             keep_rows(e, p, me.id);
@@ -151,17 +166,19 @@ inline int attention(const Step &e, const Layer &l, int index, const Step::Me &m
         std::atomic<int> &taken = e.s.taken[(size_t)index * e.passes + number];
         int before = 0, next = taken.fetch_add(1, std::memory_order_relaxed);
         for (const Segment &g : e.s.segments) {
-            const int blocks = blocks_in(p, g), work = blocks * e.m.kv_heads * p.splits;
+            const int splits = splits_of(e, l, g.first);
+            const int blocks = blocks_in(p, g), work = blocks * e.m.kv_heads * splits;
+            parted = parted || splits > 1;
             for (; next < before + work; next = taken.fetch_add(1, std::memory_order_relaxed)) {
-                const int at = next - before, split = at % p.splits, head = at / p.splits % e.m.kv_heads;
-                const int block = blocks - 1 - at / (p.splits * e.m.kv_heads);  // those with most keys first
+                const int at = next - before, split = at % splits, head = at / splits % e.m.kv_heads;
+                const int block = blocks - 1 - at / (splits * e.m.kv_heads);  // those with most keys first
                 const int from = block * p.block_rows, n = std::min(p.block_rows, rows_in(l, g, number) - from);
-                piece_of_kind(e, p, g.first + number * PASS + from, n, head, split, me.own.rows);
+                piece_of_kind(e, p, g.first + number * PASS + from, n, head, split, splits, me.own.rows);
             }
             before += work;
         }
     }
-    return splits;
+    return parted;
 }
 
 // LFM2's short convolution over the gated inputs b * x of the last positions; each thread serves some channels.

@@ -44,7 +44,8 @@ struct Cache {  // of one layer of one sequence
 enum CacheKind { CACHE_F32 = 0, CACHE_BF16 = 1, CACHE_INT8 = 2 };
 struct Sequence {
     const Cache *layer;
-    int32_t kind, unused;
+    const int32_t *blocks;  // of a paged sequence: the block that holds positions [i * block, (i + 1) * block)
+    int32_t kind, block;    // block: positions of one; 0 where caches are the sequence's own
 };
 struct Row {
     int32_t token, position, sequence;  // token below 0: the embedding is given, see Input
@@ -56,8 +57,7 @@ namespace {
 
 const int FEW = 3;         // rows that every thread handles for itself
 const int PASS = 128;      // rows that a ring has room for, beside its window (BUCKET of the caches)
-const int PIECE_ROWS = 128, PIECE_KEYS = 32;  // size of a piece of attention: query rows at most, keys at least
-const int SPLIT_ROWS = 16;                    // with so many rows at most, the keys may be divided too
+const int PIECE_ROWS = 128, PART_KEYS = 32;  // query rows of a piece of attention at most, keys of a part at least
 const size_t NEAR = 1 << 19;                  // bytes of activations that stay in the second-level cache
 
 struct Segment { int first, count; };  // consecutive rows of one sequence
@@ -73,6 +73,7 @@ struct Scratch {  // kept between steps, by the calling thread: steps of differe
     std::vector<float> x, y, q, kv, mixed, out, wide, cos, sin, parts, head;
     Rounded r, head_r;
     std::vector<Segment> segments;
+    std::vector<int> part;  // of each row: its place in parts if it is alone in its sequence, else -1
     std::unique_ptr<std::atomic<int>[]> taken;
     size_t counters = 0;
 };

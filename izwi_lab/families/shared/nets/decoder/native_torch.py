@@ -67,7 +67,7 @@ class Input(ctypes.Structure):
 class _Sequence(ctypes.Structure):
     """`struct Sequence` of step.h."""
 
-    _fields_ = (("layer", ctypes.c_void_p), ("kind", ctypes.c_int32), ("unused", ctypes.c_int32))
+    _fields_ = (("layer", ctypes.c_void_p), ("blocks", ctypes.c_void_p), ("kind", ctypes.c_int32), ("block", ctypes.c_int32))
 
 
 _SIZED = {"layer": _Layer, "model": _Model, "sequence": _Sequence, "input": Input}
@@ -214,7 +214,11 @@ class NativeStep:
 
     def _sequence(self, state: dict[str, Any], positions: int) -> tuple[_Sequence, array.array[int]]:
         """`struct Sequence` of a state with room for `positions`, and the table of caches it points into."""
-        if not self._roomy(state, positions):
+        blocks, size = state.get("blocks"), state.get("block", 0)
+        if blocks is not None:
+            if blocks.numel() * size < positions:
+                raise InvalidInputError(f"{blocks.numel()} blocks of {size} have no room for {positions} positions.")
+        elif not self._roomy(state, positions):
             reserve(state, self.config, self._like, positions)
         int8 = cache.is_int8(state)
         table = array.array("q")
@@ -226,7 +230,8 @@ class NativeStep:
             scales = [state[name][layer].data_ptr() for name in cache.SCALES] if int8 else (0, 0)
             table.extend((k.data_ptr(), state["v"][layer].data_ptr(), *scales, k.shape[2]))
         kind = _CACHE_KINDS[torch.int8 if int8 else self._dtype]
-        return _Sequence(table.buffer_info()[0], kind, 0), table
+        at = None if blocks is None else blocks.data_ptr()
+        return _Sequence(table.buffer_info()[0], at, kind, size), table
 
     def _roomy(self, state: Mapping[str, Any], positions: int) -> bool:
         keys = state["k"]
