@@ -13,8 +13,7 @@ from izwi_lab.backends import native
 from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.nets.decoder import cache
-from izwi_lab.families.shared.nets.decoder.cache_torch import reserve
-from izwi_lab.families.shared.nets.decoder.config import CONV
+from izwi_lab.families.shared.nets.decoder.cache_torch import pool, reserve
 
 BLOCK = 16
 LENGTHS = (1, 5, 17, 64, 65, 130, 200, 300)  # positions of the sequences that run side by side
@@ -35,31 +34,26 @@ def ids_of(count, vocab, seed):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, vocab, (1, count)))
 
 
-def pool(net, blocks):
-    """Caches of attention layers with room for so many blocks, windows or not."""
-    like, state = torch.empty(0), cache.empty(net.kind)
-    flat = dataclasses.replace(
-        net.config, layer_types=tuple(CONV if k == CONV else "full_attention" for k in net.config.layer_types)
-    )
-    reserve(state, flat, like, blocks * BLOCK)
-    for arrays in (state["k"], state["v"]):
-        for a in arrays:
-            if a is not None:
-                a.fill_(7 if a.dtype == torch.int8 else 7.0)  # what lies in blocks of others must not matter
-    return state
+def filled_pool(net, blocks):
+    """What lies in the blocks of others must not matter."""
+    shared = pool(net.config, torch.empty(0), blocks, BLOCK, int8=net.kind == "int8")
+    for a in (a for arrays in shared.values() for a in arrays if a is not None):
+        a.fill_(7)
+    return shared
 
 
 def paged(net, shared, blocks):
     """A sequence in some blocks of a pool; its convolutions are its own."""
     own = cache.empty(net.kind)
     reserve(own, net.config, torch.empty(0), 1)
-    return {**shared, "conv": own["conv"], "length": 0, "block": BLOCK, "blocks": torch.tensor(blocks, dtype=torch.int32)}
+    mine = torch.tensor(blocks, dtype=torch.int32)
+    return {**shared, "conv": own["conv"], "length": 0, "block": BLOCK, "blocks": mine}
 
 
 @torch.inference_mode()
 def test_blocks_anywhere_in_a_pool_give_the_bits_of_own_caches(net):
     step, ids = net.step, ids_of(230, net.config.vocab_size, 0)
-    shared = pool(net, 40)
+    shared = filled_pool(net, 40)
     order = np.random.default_rng(1).permutation(40)[:15].tolist()
     own, state = net.state(net.kind), paged(net, shared, order)
     at = 0
@@ -70,6 +64,23 @@ def test_blocks_anywhere_in_a_pool_give_the_bits_of_own_caches(net):
         at += size
     with pytest.raises(InvalidInputError, match="no room"):
         step.run(ids_of(11, net.config.vocab_size, 1), state)
+
+
+@torch.inference_mode()
+def test_the_plain_path_finds_its_blocks_too(net, monkeypatch):
+    monkeypatch.setattr(net, "step", None)
+    ids, shared = ids_of(230, net.config.vocab_size, 0), filled_pool(net, 40)
+    for seed in (1, 2):  # the second in what the first left
+        order = np.random.default_rng(seed).permutation(40)[:15].tolist()
+        own, state = net.state(net.kind), paged(net, shared, order)
+        at = 0
+        for size in (70, 1, 1, 90, 2, 1, 64, 1):
+            expected, _ = net.every(ids[:, at : at + size], own)
+            got, _ = net.every(ids[:, at : at + size], state)
+            np.testing.assert_allclose(got.numpy(), expected.numpy(), atol=2e-5)
+            at += size
+    with pytest.raises(InvalidInputError, match="no room"):
+        net.every(ids_of(11, net.config.vocab_size, 1), state)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -4,11 +4,15 @@ A state is {"length": positions cached, "k": [...], "v": [...], "conv": [...]}, 
 [B, Hkv, capacity, d] of attention layers, conv [B, CONV_RING, D] (the gated inputs) of conv layers, None where a layer
 has no such cache; the lists are empty before the first position. An int8 state holds k and v as int8 and also
 "k_scale" and "v_scale", float32 [B, Hkv, capacity]. Position p of a layer lies at slot p % ring (`slot_runs`).
+
+A paged state has k and v from a pool that sequences share, and also "blocks", the numbers int32 [N] of those that are
+its own, and "block", the positions of one: position p lies at slot blocks[p // block] * block + p % block of every
+attention layer, whatever its window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -71,6 +75,31 @@ def slot_runs(first: int, stop: int, ring: int) -> list[tuple[int, int]]:
     return [(a % ring, a % ring + b - a) for a, b in pairwise(cuts)]
 
 
+def is_paged(state: Mapping[str, Any]) -> bool:
+    """True for a state whose keys and values lie in blocks of a pool."""
+    return "blocks" in state
+
+
+def block_runs(blocks: Sequence[int], block: int, first: int, stop: int) -> list[tuple[int, int]]:
+    """As `slot_runs` in a paged state: contiguous (start, stop) runs of slots, blocks that lie side by side joined.
+
+    Raises:
+        InvalidInputError: more positions than the blocks have room for.
+    """
+    if stop > len(blocks) * block:
+        raise InvalidInputError(f"{len(blocks)} blocks of {block} have no room for {stop} positions.")
+    runs: list[tuple[int, int]] = []
+    while first < stop:
+        at = blocks[first // block] * block + first % block
+        count = min(block - first % block, stop - first)
+        if runs and runs[-1][1] == at:
+            runs[-1] = (runs[-1][0], at + count)
+        else:
+            runs.append((at, at + count))
+        first += count
+    return runs
+
+
 def shapes(c: DecoderConfig, layer: int, capacity: int, int8: bool) -> dict[str, tuple[int, ...] | None]:
     """What each list of a state holds for a layer, without the batch axis."""
     if c.layer_types[layer] == CONV:
@@ -120,3 +149,10 @@ def dtypes(int8: bool, compute: str) -> dict[str, str]:
     if not int8:
         return dict.fromkeys(names(int8), compute)
     return {"k": INT8, "v": INT8, "conv": compute, "k_scale": "float32", "v_scale": "float32"}
+
+
+def pool_shapes(c: DecoderConfig, blocks: int, block: int, int8: bool) -> dict[str, list[tuple[int, ...] | None]]:
+    """What each list of a pool holds, by layer; convolutions have no blocks."""
+    layers = [shapes(c, layer, blocks * block, int8) for layer in range(c.num_layers)]
+    paged = (name for name in names(int8) if name != "conv")
+    return {name: [None if s[name] is None else (1, *s[name]) for s in layers] for name in paged}  # type: ignore[misc]

@@ -21,7 +21,9 @@ class Piece:
         self.stop = self.start + self.size
         self._dtype, self._int8 = like.dtype, cache.is_int8(state)
         self._masks: dict[Any, mx.array] = {}
-        reserve(state, c, like, self.stop, batch=like.shape[0])
+        self._blocks = state["blocks"].tolist() if cache.is_paged(state) else None
+        if self._blocks is None:
+            reserve(state, c, like, self.stop, batch=like.shape[0])
         self.rotations = {k: (frequency, gain, self.start) for k, (frequency, gain) in frequencies.items()}
 
     def keys_values(self, layer: int, k: mx.array, v: mx.array, *, ordered: bool = False) -> KeysValues:
@@ -30,7 +32,7 @@ class Piece:
         The mask is bool [T, S]; None means everything for one position, "causal" order for several. ordered: keys lie
         in order of their positions, from the first that the first query sees.
         """
-        window, ring = self.c.window_of(layer), self.c.ring_of(layer)
+        window, ring = self.c.window_of(layer), 0 if self._blocks else self.c.ring_of(layer)
         first = max(0, self.start + 1 - window) if window else 0
         stored = self._stored(k, v)
         if not ring or self.stop <= ring:
@@ -68,15 +70,24 @@ class Piece:
     def _store(self, layer: int, stored: dict[str, tuple[mx.array, ...]], ring: int) -> None:
         """Write the last `ring` positions."""
         at = max(self.start, self.stop - ring) if ring else self.start
-        for a, b in cache.slot_runs(at, self.stop, ring):
+        for a, b in self._runs(at, self.stop, ring):
             source = slice(at - self.start, at - self.start + b - a)
             for name, parts in stored.items():
                 for suffix, part in zip(("", "_scale"), parts, strict=False):
                     self.state[name + suffix][layer][:, :, a:b] = part[:, :, source]
             at += b - a
 
+    def _runs(self, first: int, stop: int, ring: int) -> list[tuple[int, int]]:
+        if self._blocks is None:
+            return cache.slot_runs(first, stop, ring)
+        return cache.block_runs(self._blocks, self.state["block"], first, stop)
+
     def _read(self, layer: int, a: int, b: int) -> tuple[mx.array, mx.array]:
-        return read(self.state, layer, a, b, self._dtype)
+        parts = [read(self.state, layer, start, stop, self._dtype) for start, stop in self._runs(a, b, 0)]
+        if len(parts) == 1:
+            return parts[0]
+        k, v = zip(*parts, strict=True)
+        return mx.concatenate(list(k), axis=2), mx.concatenate(list(v), axis=2)
 
     def _mask(self, first: int, window: int) -> mx.array | str | None:
         """Which keys from `first` on a query sees; "causal" or None where order alone says it."""
@@ -150,3 +161,12 @@ def reserve(state: dict[str, Any], c: DecoderConfig, like: mx.array, positions: 
             lists[name][layer] = grown
     for name, arrays in lists.items():
         state[name] = arrays
+
+
+def pool(c: DecoderConfig, like: mx.array, blocks: int, block: int, *, int8: bool = False) -> dict[str, Any]:
+    """Caches for paged states: lists with room for `blocks` of `block` positions. like: see `reserve`."""
+    kinds = cache.dtypes(int8, str(like.dtype).rpartition(".")[2])
+    return {
+        name: [None if s is None else mx.zeros(s, getattr(mx, kinds[name])) for s in shapes]
+        for name, shapes in cache.pool_shapes(c, blocks, block, int8).items()
+    }

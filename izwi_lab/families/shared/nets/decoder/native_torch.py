@@ -67,7 +67,12 @@ class Input(ctypes.Structure):
 class _Sequence(ctypes.Structure):
     """`struct Sequence` of step.h."""
 
-    _fields_ = (("layer", ctypes.c_void_p), ("blocks", ctypes.c_void_p), ("kind", ctypes.c_int32), ("block", ctypes.c_int32))
+    _fields_ = (
+        ("layer", ctypes.c_void_p),
+        ("blocks", ctypes.c_void_p),
+        ("kind", ctypes.c_int32),
+        ("block", ctypes.c_int32),
+    )
 
 
 _SIZED = {"layer": _Layer, "model": _Model, "sequence": _Sequence, "input": Input}
