@@ -26,7 +26,7 @@ ARROWS = {
     "families": {"catalog", "artifacts", "backends", "codecs"},
     "codecs": {"catalog", "artifacts", "backends", "families.shared"},
     "runtime": BELOW_RUNTIME | {"engine"},
-    "engine": {"catalog", "families"},
+    "engine": {"catalog", "families", "backends.memory"},
     "bench": BELOW_RUNTIME | {"runtime", "engine"},
     "server": BELOW_RUNTIME | {"runtime", "engine"},
     "lab": BELOW_RUNTIME | {"runtime", "engine", "bench"},

@@ -52,7 +52,7 @@ class SlotManager:
         return bool(self._free)
 
     def allocate(self, table: BlockTable, tokens: Sequence[int]) -> int:
-        """Give an empty table a slot; nothing is computed in it, so 0.
+        """Give an empty table a slot; returns how many positions its state holds from before: once, then none.
 
         Raises:
             OutOfBlocksError: none is free.
@@ -60,7 +60,8 @@ class SlotManager:
         if table.ids:
             raise InvalidInputError("This table holds a slot.", hint="free empties it.")
         table.ids.append(self._fresh())
-        return 0
+        held, table.held = table.held, 0
+        return held
 
     def can_append(self, table: BlockTable, positions: int) -> bool:
         """True if a slot takes so many positions."""

@@ -15,13 +15,15 @@ class BlockTable:
 
     A table belongs to one sequence, whose tokens only grow: the digests of its blocks are made once.
     chain: the digests of its blocks; None where nothing may be shared. shared_tokens: how many first positions may be;
-    None: all. published: how many first blocks can be found by others, and are never written again.
+    None: all. published: how many first blocks can be found by others, and are never written again. held: positions
+    that a slot's state holds from before, when it is first taken.
     """
 
     chain: Chain | None = None
     shared_tokens: int | None = None
     ids: list[int] = field(default_factory=list)
     published: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)

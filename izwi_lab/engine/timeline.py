@@ -33,7 +33,8 @@ class PieceRecord:
 class StepRecord:
     """One step: when (seconds on the engine's clock), how long, of which model, what, and the blocks after it.
 
-    preempted, finished: ids of the sequences that gave up their blocks before it, or ended before or with it.
+    preempted, finished: ids of the sequences that gave up their blocks before it, or ended before or with it. kind:
+    "pass" over sequences, or other work: "alone", or what a model does for many at once, such as "encode".
     """
 
     step: int
@@ -46,6 +47,16 @@ class StepRecord:
     blocks_used: int
     blocks_cached: int
     blocks_total: int
+    kind: str = "pass"
+
+    @classmethod
+    def aside(
+        cls, model: str, kind: str, who: tuple[str, ...], stats: BlockStats, *, start_s: float, seconds: float
+    ) -> StepRecord:
+        """The record of work that was no pass. who: ids of the requests."""
+        pieces = tuple(PieceRecord(name, 0, 1, decode=False) for name in who)
+        use = stats.used, stats.cached, stats.total
+        return cls(-1, model, start_s, seconds, pieces, (), (), *use, kind)
 
     @classmethod
     def of(
@@ -76,6 +87,9 @@ class StepRecord:
         return sum(piece.count for piece in self.pieces if piece.decode)
 
     def __repr__(self) -> str:
+        if self.kind != "pass":
+            who = _listed(piece.sequence for piece in self.pieces)
+            return f"Step({self.kind} {self.model}, {self.seconds * 1000:.1f} ms: {who})"
         read = [str(p) for p in self.pieces if not p.decode]
         said = [str(p) for p in self.pieces if p.decode]
         told = [f"{what} {_listed(names)}" for what, names in (("prefill", read), ("decode", said)) if names]
@@ -132,7 +146,7 @@ class Explanation:
                 "start_s": step.start_s,
                 "seconds": step.seconds,
                 "sequence": piece.sequence,
-                "kind": "decode" if piece.decode else "prefill",
+                "kind": step.kind if step.kind != "pass" else "decode" if piece.decode else "prefill",
                 "first": piece.start,
                 "tokens": piece.count,
                 "blocks_used": step.blocks_used,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from izwi_lab.families.shared.prompt_cache import PromptCache
     from izwi_lab.families.shared.sampling import Sampling
     from izwi_lab.families.shared.speculative import Drafts
-    from izwi_lab.families.shared.steps import Prompt, Session, Step
+    from izwi_lab.families.shared.steps import Prompt, Reading, Session, Step
     from izwi_lab.families.shared.taps import Taps
     from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Transcript
 
@@ -222,6 +222,57 @@ class RecognitionModel(Protocol):
         seed: int | None = None,
         cancel: CancelToken | None = None,
     ) -> Iterator[Segment]: ...
+
+
+@runtime_checkable
+class BatchModel(Protocol):
+    """A model that takes the steps of many sessions in one pass over its weights. What the engine asks of a family."""
+
+    backend: Backend
+
+    @property
+    def pageable(self) -> bool:
+        """Whether sessions may share their caches' memory, and what they read: a state is only keys and values."""
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position in the caches."""
+
+    @property
+    def max_positions(self) -> int:
+        """The longest that a session can be."""
+
+    def pool(self, blocks: int, block: int) -> dict[str, list[Any]]:
+        """Caches for many sessions, by name and layer: `blocks` of `block` positions."""
+
+    def caches(self, session: Session) -> dict[str, Any]:
+        """The decoder state of a session, where positions are counted; see nets/decoder/cache.py."""
+
+    def enter(self, session: Session, prompt: Prompt) -> None:
+        """Note in a session what it is to read; computes nothing. Raises as `prefill` does."""
+
+    def stand(self, session: Session, position: int) -> None:
+        """A session has read `position` of what it knows: less than before where it must read again."""
+
+    def step_many(self, readings: Sequence[Reading]) -> Sequence[Step | Exception | None]:
+        """What all of these read, in one pass: a Step for each that wants one, or what is wrong with it alone.
+
+        If it raises, the sessions stand where they stood.
+        """
+
+
+@runtime_checkable
+class SharingModel(Protocol):
+    """A model that does some kinds of work for many requests at once; see `course.Shared`."""
+
+    def share(self, kind: str, items: Sequence[Any]) -> Sequence[Any]:
+        """What is asked for, of each item: its value, or the Exception that is its alone.
+
+        If it raises, it has changed nothing: each item is then tried alone.
+        """
+
+    def share_limit(self, kind: str) -> int:
+        """The most weight that is worth doing at once."""
 
 
 class FamilyLoader(Protocol):

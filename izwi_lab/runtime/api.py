@@ -101,7 +101,7 @@ def speak(
     Models that take them: instruct says in words how to speak; reference is audio of a voice to speak in, transcript
     what it says; text_mode "whole" reads all text before the first sound, "streaming" while speaking; sampling and
     predictor say how codes are drawn, the first of a frame and its others; max_frames bounds each piece of the text.
-    A voice that is used often: `engine().voice(...)`, a Voice.
+    A voice that is used often: `default_engine().voice(...)`, a Voice.
 
     For audio while it is being made: `default_engine().stream_speak`.
 

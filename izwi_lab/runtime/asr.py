@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import AudioError, InvalidInputError
-from izwi_lab.families.protocols import Model, RecognitionModel
-from izwi_lab.results import Segment, Transcript
+from izwi_lab.families.protocols import RecognitionModel
+from izwi_lab.results import Segment
 from izwi_lab.runtime.registry import Lease
+from izwi_lab.runtime.script import Script, by_itself
 from izwi_lab.runtime.types import Limits, TranscriptionRequest, check_number, check_text
 
 TASK = Task.ASR
 _TASKS = ("transcribe", "translate")
+_OPTIONS = ("language", "task", "prompt", "word_times", "temperature", "seed")
 
 
 def check(request: TranscriptionRequest, limits: Limits) -> TranscriptionRequest:
@@ -47,38 +48,16 @@ def _opened(request: TranscriptionRequest, limits: Limits) -> Audio:
     return audio
 
 
-def run(lease: Lease, request: TranscriptionRequest, cancel: CancelToken) -> Transcript:
-    """Hear it all, then return."""
-    return _listener(lease.model).generate(
-        cast(Audio, request.audio),
-        language=request.language,
-        task=request.task,
-        prompt=request.prompt,
-        word_times=request.word_times,
-        temperature=request.temperature,
-        seed=request.seed,
-        cancel=cancel,
-    )
-
-
-def stream(lease: Lease, request: TranscriptionRequest, cancel: CancelToken) -> Iterator[Segment]:
-    """Hear it segment by segment; the segments are those of `run`."""
-    return _listener(lease.model).stream(
-        cast(Audio, request.audio),
-        language=request.language,
-        task=request.task,
-        prompt=request.prompt,
-        word_times=request.word_times,
-        temperature=request.temperature,
-        seed=request.seed,
-        cancel=cancel,
+def script(lease: Lease, request: TranscriptionRequest, cancel: CancelToken, *, whole: bool) -> Script:
+    """How the engine hears it: whole, or segment by segment; the segments are the same."""
+    model, audio = cast(RecognitionModel, lease.model), cast(Audio, request.audio)
+    options: dict[str, Any] = {name: getattr(request, name) for name in _OPTIONS} | {"cancel": cancel}
+    heard_s = audio.duration_s
+    return by_itself(
+        whole, lambda: model.generate(audio, **options), lambda: model.stream(audio, **options), audio_s=heard_s
     )
 
 
 def measure(piece: Segment) -> tuple[float, int]:
     """Seconds of audio and tokens in a piece."""
     return max(0.0, piece.end_s - piece.start_s), len(piece.tokens)
-
-
-def _listener(model: Model) -> RecognitionModel:
-    return cast(RecognitionModel, model)

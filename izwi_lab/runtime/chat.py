@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from dataclasses import fields
+from typing import TYPE_CHECKING, cast
 
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import InvalidInputError
-from izwi_lab.families.protocols import ChatModel
+from izwi_lab.families.protocols import BatchModel, ChatModel
 from izwi_lab.families.shared.chat_options import ChatOptions
 from izwi_lab.families.shared.nesting import check_depth
-from izwi_lab.results import ChatReply, TextDelta
+from izwi_lab.results import TextDelta
 from izwi_lab.runtime.registry import Lease
+from izwi_lab.runtime.script import Script, by_itself
 from izwi_lab.runtime.types import ChatRequest, Limits, check_text
 
+if TYPE_CHECKING:
+    from izwi_lab.families.shared.text_model import TextModel
+
 TASK = Task.CHAT
+_OPTIONS = tuple(option.name for option in fields(ChatOptions))
 _HINT = "Pass a string, or messages like {'role': 'user', 'content': 'Hello.'}."
 
 
@@ -32,19 +38,7 @@ def check(request: ChatRequest, limits: Limits) -> ChatRequest:
             f"Messages and tools have {chars} characters, more than the {limits.chat_chars} of one request.",
             hint="Shorten them, or make the engine with larger limits=Limits(chat_chars=...).",
         )
-    ChatOptions(
-        sampling=request.sampling,
-        max_tokens=request.max_tokens,
-        stop=request.stop,
-        seed=request.seed,
-        thinking=request.thinking,
-        tools=request.tools,
-        tool_choice=request.tool_choice,
-        response_format=request.response_format,
-        logprobs=request.logprobs,
-        truncation=request.truncation,
-        speculative=request.speculative,
-    )
+    ChatOptions(**{name: getattr(request, name) for name in _OPTIONS})
     return request
 
 
@@ -83,50 +77,25 @@ def _within(value: object, key: str = "") -> Iterator[str]:
         yield value
 
 
-def run(lease: Lease, request: ChatRequest, cancel: CancelToken) -> ChatReply:
-    """Answer it all, then return."""
-    return _talker(lease).generate(
-        request.messages,
-        sampling=request.sampling,
-        max_tokens=request.max_tokens,
-        stop=request.stop,
-        seed=request.seed,
-        thinking=request.thinking,
-        tools=request.tools,
-        tool_choice=request.tool_choice,
-        response_format=request.response_format,
-        logprobs=request.logprobs,
-        truncation=request.truncation,
-        speculative=request.speculative,
-        cache=lease.cache,
-        cancel=cancel,
-    )
+def script(lease: Lease, request: ChatRequest, cancel: CancelToken, *, whole: bool) -> Script:
+    """How the engine answers it: streamed or whole, the loop is the same."""
+    model, asked = lease.model, {name: getattr(request, name) for name in _OPTIONS}
+    if not isinstance(model, BatchModel):
+        talker, told = cast(ChatModel, model), {**asked, "cache": lease.cache, "cancel": cancel}
+        return by_itself(
+            whole, lambda: talker.generate(request.messages, **told), lambda: talker.stream(request.messages, **told)
+        )
+    from izwi_lab.families.shared import talk
 
-
-def stream(lease: Lease, request: ChatRequest, cancel: CancelToken) -> Iterator[TextDelta]:
-    """Answer as text arrives; the texts joined are what `run` gives."""
-    return _talker(lease).stream(
-        request.messages,
-        sampling=request.sampling,
-        max_tokens=request.max_tokens,
-        stop=request.stop,
-        seed=request.seed,
-        thinking=request.thinking,
-        tools=request.tools,
-        tool_choice=request.tool_choice,
-        response_format=request.response_format,
-        logprobs=request.logprobs,
-        truncation=request.truncation,
-        speculative=request.speculative,
-        cache=lease.cache,
-        cancel=cancel,
+    talks, telling, options = cast("TextModel", model), talk.Telling(), ChatOptions(**asked)
+    # What pages read can be found by any later prompt; other states wait for the next turn of their conversation.
+    cache = None if model.pageable else lease.cache
+    return Script(
+        lambda: talk.course(talks, request.messages, options, cache=cache, cancel=cancel, telling=telling),
+        lambda said, started_s: talk.gathered(talks, said, telling, started_s),
     )
 
 
 def measure(piece: TextDelta) -> tuple[float, int]:
     """Seconds of audio and tokens in a piece."""
     return 0.0, 0 if piece.token is None else 1
-
-
-def _talker(lease: Lease) -> ChatModel:
-    return cast(ChatModel, lease.model)

@@ -7,7 +7,6 @@ It never looks a model up again after that, so what loads or leaves beside it ca
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,15 +19,22 @@ from izwi_lab import settings
 from izwi_lab.backends.base import BackendPlan
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import Task
+from izwi_lab.engine.admission import QueueLimits
+from izwi_lab.engine.lane import LaneOptions
+from izwi_lab.engine.metrics import EngineMetrics
+from izwi_lab.engine.outbox import Outbox
+from izwi_lab.engine.timeline import Explanation
 from izwi_lab.errors import InvalidInputError, IzwiError
 from izwi_lab.families.protocols import Model
 from izwi_lab.runtime import asr, chat, load, tts
-from izwi_lab.runtime.executor import Executor, Executors
+from izwi_lab.runtime.batching import Batching
 from izwi_lab.runtime.model_router import ModelRouter, Route
 from izwi_lab.runtime.registry import Lease, ModelRegistry
 from izwi_lab.runtime.request_token import RequestToken
-from izwi_lab.runtime.stream import Stream
+from izwi_lab.runtime.script import Script
+from izwi_lab.runtime.stream import Stream, read
 from izwi_lab.runtime.types import (
+    PRIORITIES,
     ChatRequest,
     GenerationRequest,
     GenerationResult,
@@ -38,6 +44,7 @@ from izwi_lab.runtime.types import (
     SpeechRequest,
     TranscriptionRequest,
     check_seed,
+    check_standing,
 )
 from izwi_lab.settings import Settings
 
@@ -59,8 +66,7 @@ class CheckingModule(Protocol):
 class _TaskModule(CheckingModule, Protocol):
     """What tts.py, asr.py and chat.py have: answers whole, and piece by piece."""
 
-    def run(self, lease: Lease, request: Any, cancel: CancelToken) -> Any: ...
-    def stream(self, lease: Lease, request: Any, cancel: CancelToken) -> Iterator[Any]: ...
+    def script(self, lease: Lease, request: Any, cancel: CancelToken, *, whole: bool) -> Script: ...
     def measure(self, piece: Any) -> tuple[float, int]: ...
 
 
@@ -72,19 +78,13 @@ _TASKS: dict[type[GenerationRequest], _TaskModule] = {
 
 
 @dataclass(slots=True)
-class _Job:
+class Bound:
     """A request and the model it is bound to."""
 
     request: GenerationRequest
     token: RequestToken
     lease: Lease
-    executor: Executor
     taken: bool = False
-
-    def take(self) -> Lease:
-        """The lease, to be released by whoever takes it."""
-        self.taken = True
-        return self.lease
 
 
 class EngineCore:
@@ -103,6 +103,8 @@ class EngineCore:
         config: Settings | None = None,
         limits: Limits | None = None,
         load_format: str = "auto",
+        batching: LaneOptions | None = None,
+        queue: QueueLimits | None = None,
     ) -> None:
         load.check_load_format(load_format)
         chosen = config if config is not None else settings.load()
@@ -112,12 +114,15 @@ class EngineCore:
         self.limits = limits or Limits()
         self._backend, self._device, self._dtype, self._load_format = backend, device, dtype, load_format
         self._router = ModelRouter(config, models_dir=Path(folder) if folder else None)
+        cache_bytes = _CACHE_BYTES if kept is None else kept
+        self._batching = Batching(batching, queue, cache_bytes=cache_bytes)
         self._registry = ModelRegistry(
             budget_bytes=chosen.memory_budget if memory_budget_bytes is None else memory_budget_bytes,
             idle_ttl_s=_IDLE_TTL_S if ttl is None and idle_ttl_s == "auto" else ttl,
-            cache_bytes=_CACHE_BYTES if kept is None else kept,
+            cache_bytes=cache_bytes,
+            caches=self._batching.nbytes,
+            closing=self._batching.drop,
         )
-        self._executors = Executors()
         self._guard = threading.Lock()
         self._closed = False
         self._tokens: weakref.WeakSet[RequestToken] = weakref.WeakSet()
@@ -190,30 +195,20 @@ class EngineCore:
     def run(self, request: GenerationRequest) -> GenerationResult:
         """Answer a request of any task. Raises InvalidInputError before any model is loaded, Cancelled at a stop."""
         task = _task_of(request)
-        with self._begin(request, task) as job:
-            model = job.lease.model
-
-            def work() -> tuple[GenerationResult, float]:
-                job.token.check()
-                began = time.perf_counter()
-                result = task.run(job.lease, job.request, job.token)
-                return result, time.perf_counter() - began
-
-            result, seconds = job.executor.run(work, job.token)
-            return _stamped(result, model, seconds)
+        with self._begin(request, task) as bound:
+            model = bound.lease.model
+            script, outbox = self._start(bound, task, whole=True)
+            result = script.gather(read(outbox, bound.token), outbox.started_s)
+            return _stamped(result, model, outbox.last_s - outbox.started_s)
 
     def stream(self, request: GenerationRequest) -> Stream[Any]:
-        """Answer a request piece by piece. The model is bound and in memory when this returns."""
+        """Answer a request piece by piece. The model is bound and in memory when this returns, and the work queued."""
         task = _task_of(request)
-        with self._begin(request, task) as job:
-            model = job.lease.model
+        with self._begin(request, task) as bound:
+            model = bound.lease.model
+            _, outbox = self._start(bound, task, whole=False)
             stream: Stream[Any] = Stream(
-                lambda: task.stream(job.lease, job.request, job.token),
-                lease=job.take(),
-                executor=job.executor,
-                token=job.token,
-                backend=model.plan.backend,
-                measure=task.measure,
+                outbox, token=bound.token, model=model.variant.id, backend=model.plan.backend, measure=task.measure
             )
         with self._guard:
             self._streams.add(stream)
@@ -222,25 +217,65 @@ class EngineCore:
             stream.close()
         return stream
 
+    def _start(self, bound: Bound, task: _TaskModule, *, whole: bool) -> tuple[Script, Outbox]:
+        """Queue the work; the lease is let go when it ends."""
+        request, token, lease = bound.request, bound.token, bound.lease
+        token.check()
+        script = task.script(lease, request, token, whole=whole)
+        outbox = self._batching.start(
+            lease.key,
+            lease.model,
+            script.course,
+            token,
+            id=request.id,
+            tenant=request.tenant,
+            priority=PRIORITIES[request.priority],
+            audio_s=script.audio_s,
+            on_end=lease.release,
+        )
+        bound.taken = True
+        return script, outbox
+
+    # looking
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """What the engine counts and times; `metrics.text()` is in Prometheus' format."""
+        return self._batching.metrics
+
+    def explain(self, model: ModelName) -> Explanation:
+        """What ran in each step of a model in memory: steps, blocks, and what later prompts would find.
+
+        >>> engine.explain("SmolLM2-135M-Instruct")          # doctest: +SKIP
+        """
+        for key in self._registry.keys(self._router.source(model)):
+            found = self._batching.explain(key)
+            if found is not None:
+                return found
+        raise InvalidInputError(
+            f"No request has run on {model} since it was loaded.", hint="Ask it something first; loaded() lists models."
+        )
+
     @contextmanager
-    def _begin(self, request: GenerationRequest, task: CheckingModule) -> Iterator[_Job]:
+    def _begin(self, request: GenerationRequest, task: CheckingModule) -> Iterator[Bound]:
         """Check, route and bind. The lease is let go at the end unless the job was told to hand it on."""
         token = self._token(request.cancel, request.timeout_s)
         check_seed(request.seed)
+        check_standing(request)
         request = task.check(request, self.limits)
         route = self._route(request.model, task.TASK, request.backend, request.device, request.dtype)
         # What a catalog's variant is known not to do is not fetched for; a folder's own config says it at its load.
         if route.folder is None and (fits := getattr(task, "fits", None)) is not None:
             fits(request, route.variant)
         lease = self._acquire(route, token, download=request.download, progress=request.progress)
-        job = _Job(request, token, lease, self._executors.of(lease.model.backend))
+        bound = Bound(request, token, lease)
         try:
-            yield job
+            yield bound
         except BaseException:
             token.cancel()
             raise
         finally:
-            if not job.taken:
+            if not bound.taken:
                 lease.release()
 
     def _token(self, cancel: CancelToken | None, timeout_s: float | None) -> RequestToken:
@@ -273,8 +308,8 @@ class EngineCore:
         def build() -> Model:
             files = local or self._router.obtain(route, download=download, progress=progress, cancel=token)
             backend = load.backend_for(route.plan)
-            return self._executors.of(backend).run(
-                lambda: load.build(route.variant, files, route.plan, load_format=route.key.load_format), token
+            return self._batching.call(
+                backend, lambda: load.build(route.variant, files, route.plan, load_format=route.key.load_format), token
             )
 
         return self._registry.acquire(
@@ -302,7 +337,7 @@ class EngineCore:
         for stream in streams:
             stream.close()
         self._registry.close()
-        self._executors.close()
+        self._batching.close()
 
     def __enter__(self) -> Self:
         return self

@@ -62,16 +62,17 @@ class Entry:
         """In memory and not in use."""
         return self.state is State.READY and not self.refs
 
-    def describe(self, now_s: float) -> LoadedModel:
-        """The entry as users see it."""
+    def describe(self, now_s: float, elsewhere_bytes: int = 0) -> LoadedModel:
+        """The entry as users see it. elsewhere_bytes: of caches that are not here."""
+        cache_bytes = self.cache.nbytes + elsewhere_bytes
         return LoadedModel(
             id=self.variant.id,
             tasks=self.variant.tasks,
             backend=self.key.backend,
             device=self.key.device,
             dtype=self.key.dtype,
-            nbytes=self.nbytes + self.cache.nbytes,
-            cache_bytes=self.cache.nbytes,
+            nbytes=self.nbytes + cache_bytes,
+            cache_bytes=cache_bytes,
             in_use=self.refs,
             idle_s=0.0 if self.refs else max(0.0, now_s - self.used_s),
             leaving=self.leaving,

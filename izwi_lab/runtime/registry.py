@@ -35,7 +35,7 @@ class Lease:
         self._entry: Entry | None = entry
         self.variant = entry.variant
         self._model = entry.model
-        self.cache = entry.cache
+        self.cache, self.key = entry.cache, entry.key
 
     @property
     def model(self) -> Model:
@@ -67,7 +67,8 @@ class ModelRegistry:
 
     budget_bytes: for all models together, None for no limit; idle ones are dropped, least recently used first, before
     another is loaded. idle_ttl_s: seconds an idle model stays: 0 drops it at once, None keeps it. clock: monotonic
-    seconds. cache_bytes: what each model may keep of its conversations, besides the budget.
+    seconds. cache_bytes: what each model may keep of its conversations, besides the budget. caches: bytes of what is
+    kept for a model elsewhere; closing: called with a model's key before it is dropped.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class ModelRegistry:
         idle_ttl_s: float | None = None,
         cache_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        caches: Callable[[ModelKey], int] = lambda _: 0,
+        closing: Callable[[ModelKey], None] = lambda _: None,
     ) -> None:
         if budget_bytes is not None and budget_bytes <= 0:
             raise InvalidInputError(f"memory_budget_bytes must be above 0, got {budget_bytes}.", hint="None: no limit.")
@@ -84,6 +87,7 @@ class ModelRegistry:
             raise InvalidInputError(f"idle_ttl_s must be 0 or more, got {idle_ttl_s}.", hint="None keeps idle models.")
         PromptCache(cache_bytes)  # a wrong size is an error now, not with the first model
         self._budget, self._ttl, self._clock, self._cache_bytes = budget_bytes, idle_ttl_s, clock, cache_bytes
+        self._caches, self._closing = caches, closing
         self._changed = threading.Condition()
         self._entries: dict[ModelKey, Entry] = {}
         self._measured: dict[ModelKey, int] = {}
@@ -216,6 +220,7 @@ class ModelRegistry:
     def _drop(self, victims: Iterable[Entry]) -> None:
         """Close models already marked CLOSING, outside the lock: it may take a while."""
         for entry in victims:
+            self._closing(entry.key)
             entry.close_model()
             gc.collect()  # nets hold reference cycles; their memory must be free before the next load
             self._forget(entry)
@@ -305,12 +310,17 @@ class ModelRegistry:
         with self._changed:
             now = self._clock()
             ready = sorted((e for e in self._entries.values() if e.state is State.READY), key=lambda e: -e.used_s)
-            return tuple(e.describe(now) for e in ready)
+            return tuple(e.describe(now, self._caches(e.key)) for e in ready)
 
     def describe(self, key: ModelKey) -> LoadedModel:
         """The row of one model that is held."""
         with self._changed:
-            return self._entries[key].describe(self._clock())
+            return self._entries[key].describe(self._clock(), self._caches(key))
+
+    def keys(self, source: str) -> tuple[ModelKey, ...]:
+        """The keys under which a source is in memory."""
+        with self._changed:
+            return tuple(e.key for e in self._entries.values() if e.key.source == source and e.state is State.READY)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -186,9 +186,11 @@ class InferenceEngine(EngineCore):
             download=download,
             progress=progress,
         )
-        with self._begin(request, cast(CheckingModule, voices)) as job:
-            checked = cast(VoiceRequest, job.request)
-            return job.executor.run(lambda: voices.run(job.lease, checked, job.token), job.token)
+        with self._begin(request, cast(CheckingModule, voices)) as bound:
+            checked, lease = cast(VoiceRequest, bound.request), bound.lease
+            return self._batching.call(
+                lease.model.backend, lambda: voices.run(lease, checked, bound.token), bound.token
+            )
 
     def transcribe(
         self,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, cast
+from typing import Any
 
 from izwi_lab import families
 from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant, Task
 from izwi_lab.errors import AudioError, InvalidInputError
-from izwi_lab.families.protocols import DirectedSpeechModel, Model, SpeechModel
-from izwi_lab.results import AudioChunk, Speech
+from izwi_lab.families.protocols import DirectedSpeechModel
+from izwi_lab.results import AudioChunk
 from izwi_lab.runtime.registry import Lease
+from izwi_lab.runtime.script import Script, by_itself
 from izwi_lab.runtime.types import AudioSource, Limits, SpeechRequest, check_text
 
 TASK = Task.TTS
@@ -78,20 +78,16 @@ def directions_of(variant: ModelVariant) -> Any:
     return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
 
 
-def run(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Speech:
-    """Say it all, then return."""
-    model = lease.model
-    if isinstance(model, DirectedSpeechModel):
-        return model.generate(request.text, **_directed(request, cancel))
-    return _plain(model, request).generate(request.text, **_common(request, cancel))
-
-
-def stream(lease: Lease, request: SpeechRequest, cancel: CancelToken) -> Iterator[AudioChunk]:
-    """Say it piece by piece; the pieces joined are what `run` gives."""
-    model = lease.model
-    if isinstance(model, DirectedSpeechModel):
-        return model.stream(request.text, **_directed(request, cancel))
-    return _plain(model, request).stream(request.text, **_common(request, cancel))
+def script(lease: Lease, request: SpeechRequest, cancel: CancelToken, *, whole: bool) -> Script:
+    """How the engine says it: whole, or piece by piece; the pieces joined are the whole."""
+    model: Any = lease.model
+    directed = isinstance(model, DirectedSpeechModel)
+    if not directed:
+        _refuse_directions(model.variant.id, request)
+    options = _directed(request, cancel) if directed else _common(request, cancel)
+    return by_itself(
+        whole, lambda: model.generate(request.text, **options), lambda: model.stream(request.text, **options)
+    )
 
 
 def measure(piece: AudioChunk) -> tuple[float, int]:
@@ -166,12 +162,6 @@ def _common(request: SpeechRequest, cancel: CancelToken) -> dict[str, Any]:
 
 def _directed(request: SpeechRequest, cancel: CancelToken) -> dict[str, Any]:
     return _common(request, cancel) | {name: getattr(request, name) for name in _DIRECTIONS}
-
-
-def _plain(model: Model, request: SpeechRequest) -> SpeechModel:
-    """The model, unless the request asks for what it does not do."""
-    _refuse_directions(model.variant.id, request)
-    return cast(SpeechModel, model)
 
 
 def _refuse_directions(model: str, request: SpeechRequest) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant, Task
+from izwi_lab.engine.request import Priority
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Timing, Transcript
 
@@ -41,6 +42,7 @@ Message: TypeAlias = Mapping[str, Any]
 AudioSource: TypeAlias = "Audio | str | Path | bytes | BinaryIO"
 GenerationResult: TypeAlias = Speech | Transcript | ChatReply
 GenerationItem: TypeAlias = AudioChunk | Segment | TextDelta
+PRIORITIES = {level.name.lower(): level for level in Priority}
 
 
 def check_text(name: str, text: str) -> str:
@@ -71,6 +73,14 @@ def _request_id() -> str:
     return uuid.uuid4().hex
 
 
+def check_standing(request: GenerationRequest) -> None:
+    """Raise InvalidInputError for a priority or a tenant that is none."""
+    if request.priority not in PRIORITIES:
+        raise InvalidInputError(f"priority must be one of {', '.join(PRIORITIES)}, got {request.priority!r:.80}.")
+    if not isinstance(request.tenant, str):
+        raise InvalidInputError(f"tenant must be a str, got {type(request.tenant).__name__}.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """What every request says. A request is bound to one model when it starts and keeps it until it ends.
@@ -79,7 +89,9 @@ class GenerationRequest:
     backend, device, dtype: None takes the engine's own setting.
     cancel: stops the work at its next step, from any thread. timeout_s: seconds from the call until the work is
     stopped the same way, waiting and loading included. download: fetch missing weights, else NotDownloadedError.
-    progress: called with the download's progress, if one is needed.
+    progress: called with the download's progress, if one is needed. priority: "low", "normal", "high" or "critical";
+    who waits long enough comes before who is more urgent. tenant: whose request it is; what a model has read for one
+    tenant is never used for another.
     """
 
     model: ModelName | None = None
@@ -91,6 +103,8 @@ class GenerationRequest:
     timeout_s: float | None = None
     download: bool = True
     progress: Callable[[Any], None] | None = None
+    priority: str = "normal"
+    tenant: str = ""
     id: str = field(default_factory=_request_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -73,11 +74,11 @@ def test_audio_seconds_are_counted_in_a_speech_stream(make_engine, tts):
 @pytest.mark.parametrize("backend", ["torch", "bound"])
 def test_closing_a_stream_stops_the_work_and_lets_the_model_go(make_engine, fake, tts, backend):
     engine = make_engine(backend=backend)
-    with engine.stream_speak("a b c d e f", model=tts) as stream:
+    with engine.stream_speak("a " * 50, model=tts) as stream:
         next(stream)
         assert in_use(engine) == 1
     assert in_use(engine) == 0
-    assert fake.steps == ["voice-a:a"]
+    assert len(fake.steps) < 8, "the work is only a few pieces ahead of its reader"
     assert fake.ended == ["voice-a"]
     assert list(stream) == []
     stream.close()
@@ -119,12 +120,12 @@ def test_closing_a_stream_that_has_ended_changes_nothing(make_engine, tts):
 
 def test_a_forgotten_stream_lets_the_model_go(make_engine, fake, tts):
     engine = make_engine()
-    next(engine.stream_speak("a b c", model=tts))
-    unread = engine.stream_speak("a b c", model=tts)
+    next(engine.stream_speak("a " * 50, model=tts))
+    unread = engine.stream_speak("a " * 50, model=tts)
     assert in_use(engine) >= 1
     del unread
     gc.collect()
-    assert in_use(engine) == 0
+    wait_for(lambda: in_use(engine) == 0)
     assert engine.unload(tts)
 
 
@@ -142,8 +143,9 @@ def test_cancel_stops_whole_and_streamed_work(make_engine, fake, tts, chat, back
     next(stream)
     token.cancel()
     with pytest.raises(Cancelled):
-        next(stream)
+        list(stream)
     assert stream.closed
+    assert len(fake.steps) < 100
     assert in_use(engine) == 0
 
 
@@ -252,30 +254,30 @@ def test_a_request_keeps_its_model_while_others_load_unload_and_push_it_out(make
         other.join(10)
 
 
-def test_torch_runs_requests_side_by_side_and_bound_backends_on_one_thread(make_engine, fake, tts, chat):
+@pytest.mark.parametrize("backend", ["torch", "bound"])
+def test_one_thread_owns_a_device(make_engine, fake, tts, chat, backend):
     fake.step_s = 0.002
-    engine = make_engine()
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: engine.speak("a b c d e", model=tts), range(3)))
-    assert len(fake.threads) == 3
-    fake.threads.clear()
-    fake.load_threads.clear()
-    bound = make_engine(backend="bound")
+    engine = make_engine(backend=backend)
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(bound.speak, "a b c", model=tts) for _ in range(2)]
-        jobs += [pool.submit(lambda: list(bound.stream_chat("a b c", model=chat))) for _ in range(2)]
+        jobs = [pool.submit(engine.speak, "a b c", model=tts) for _ in range(2)]
+        jobs += [pool.submit(lambda: list(engine.stream_chat("a b c", model=chat))) for _ in range(2)]
         for job in jobs:
             job.result(10)
     assert len(fake.threads) == 1
-    assert fake.load_threads == fake.threads, "a bound model is loaded where it runs"
+    assert threading.get_ident() not in fake.threads
+    if backend == "bound":
+        assert fake.load_threads == fake.threads, "a bound model is loaded where it runs"
 
 
-def test_streams_of_a_bound_backend_take_turns(make_engine, fake, tts, chat):
-    engine = make_engine(backend="bound")
-    one, two = engine.stream_speak("a b", model=tts), engine.stream_chat("x", model=chat)
-    order = [next(one), next(two), next(one), next(two)]
-    assert fake.steps == ["voice-a:a", "mouth:mouth", "voice-a:b", "mouth:x"]
-    assert len(order) == 4
+def test_streams_of_two_models_take_turns(make_engine, fake, tts, chat):
+    fake.step_s = 0.01
+    engine = make_engine()
+    one, two = engine.stream_speak("a " * 12, model=tts), engine.stream_chat("x " * 12, model=chat)
+    with ThreadPoolExecutor(2) as pool:
+        assert [len(list(pieces)) for pieces in pool.map(list, (one, two))] == [12, 13]
+    who = [step.partition(":")[0] for step in fake.steps]
+    longest = max(len(list(same)) for _, same in itertools.groupby(who))
+    assert longest <= 6, who
 
 
 def test_many_threads_asking_for_one_model_load_it_once(make_engine, fake, tts):
@@ -304,7 +306,7 @@ def test_the_budget_holds_at_its_peak(make_engine, fake, tts, tts_b, chat):
     for variant in (tts, tts_b, chat, tts, tts_b):
         engine.load(variant)
     assert fake.peak == 200
-    with engine.stream_speak("a b", model=tts), engine.stream_chat("a", model=chat):  # noqa: SIM117
+    with engine.stream_speak("a " * 50, model=tts), engine.stream_chat("a " * 50, model=chat):  # noqa: SIM117
         with pytest.raises(MemoryBudgetError, match=r"in use now: .*voice-a"):
             engine.speak("a", model=tts_b)
     assert engine.speak("a", model=tts_b).model == "voice-b"

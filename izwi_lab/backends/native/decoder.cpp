@@ -95,7 +95,7 @@ void embeddings(const Step &e, Step::Me &me) {
     for (int t = me.from; t < me.to; t++) {
         float *x = to + (size_t)t * width;
         if (e.row[t].token < 0) {
-            memcpy(x, e.in.rows + (size_t)t * width, sizeof(float) * width);
+            memcpy(x, e.in.rows + (size_t)(-1 - e.row[t].token) * width, sizeof(float) * width);
             continue;
         }
         row_values(e.table, e.row[t].token, x);
@@ -185,8 +185,8 @@ long izwi_sizeof_input() { return sizeof(Input); }
 
 // Runs `rows` rows; those of a sequence stand together, in the order of their positions. The caches have room for them.
 // logits [outs, head.rows] and hidden [outs, hidden] (after the last norm) of the rows that name a place there.
-void izwi_step_from(const Model *m, const Input *in, const Row *row, int rows, const Sequence *sequences, int outs,
-                    float *logits, float *hidden, int threads) {
+void izwi_step(const Model *m, const Input *in, const Row *row, int rows, const Sequence *sequences, int outs,
+               float *logits, float *hidden, int threads) {
     thread_local Scratch scratch;
     Scratch &s = scratch;
     const bool split = rows > FEW;
@@ -202,12 +202,5 @@ void izwi_step_from(const Model *m, const Input *in, const Row *row, int rows, c
         run(step, omp_get_thread_num(), s.own[omp_get_thread_num()]);
     }
     if (s.wide.size() > (1u << 22)) s = Scratch();  // a long prompt's scratch is not kept
-}
-
-// The same of tokens, with the model's own embedding and head.
-void izwi_step(const Model *m, const Row *row, int rows, const Sequence *sequences, int outs, float *logits,
-               float *hidden, int threads) {
-    const Input own{};
-    izwi_step_from(m, &own, row, rows, sequences, outs, logits, hidden, threads);
 }
 }

@@ -31,7 +31,7 @@ struct Model {
     const float *norm;
 };
 struct Input {  // what a step reads in the place of the model's own embedding and head; all may be null
-    const float *rows;     // embeddings [given rows, width] of the rows whose token is below 0, which come first
+    const float *rows;     // embeddings [given rows, width] of the rows whose token is below 0
     const Matrix *table;   // the embedding of the others
     const Matrix *project;  // embeddings go through it: width is its columns, else `hidden`
     const Matrix *head;
@@ -48,7 +48,7 @@ struct Sequence {
     int32_t kind, block;    // block: positions of one; 0 where caches are the sequence's own
 };
 struct Row {
-    int32_t token, position, sequence;  // token below 0: the embedding is given, see Input
+    int32_t token, position, sequence;  // token below 0: the embedding is given row -1 - token of Input
     int32_t out;  // its place among the logits, or -1
 };
 }

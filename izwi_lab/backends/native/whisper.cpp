@@ -180,11 +180,13 @@ inline Range share(int N) {
     return {from < N ? from : N, to < N ? to : N};
 }
 
+// tiles: which of the two; they round differently, so the caller never decides by what else is in the batch.
 template <class W>
-inline Range product(int M, const float* x, int K, const W* w, const float* bias, int N, float* y, int64_t ldy, bool add) {
+inline Range product(bool tiles, int M, const float* x, int K, const W* w, const float* bias, int N, float* y, int64_t ldy,
+                     bool add) {
     const Range r = share(N);
     int n = r.from;
-    if (M > 8)
+    if (tiles)
         for (; n + 4 <= r.to; n += 4) four(M, x, K, w + int64_t(n) * K, bias ? bias + n : nullptr, y + n, ldy, add);
     for (; n < r.to; n++) one(M, x, K, w + int64_t(n) * K, bias ? bias[n] : 0.0f, y + n, ldy, add);
     return r;
@@ -264,6 +266,7 @@ struct Call {
     int heads;
     const int32_t* head_pairs;  // (layer, head) per wanted score
     float* scores;  // [heads, M, F]
+    bool tiles, tiled_outs;  // of the layers, of the logits: one session has many rows, and reuses what they load
 };
 
 template <class W, class KV>
@@ -291,9 +294,9 @@ void run(const Call& c) {
             const int64_t w = int64_t(layer) * PER_LAYER, self = int64_t(layer) * H * c.C * E, cross = int64_t(layer) * H * c.F * E;
             norm(M, D, x, f32(w + LN1_G), f32(w + LN1_B), y);
             meet();
-            product(M, y, D, mat(w + Q_W), f32(w + Q_B), D, q, D, false);
-            product(M, y, D, mat(w + K_W), nullptr, D, k, D, false);
-            product(M, y, D, mat(w + V_W), f32(w + V_B), D, v, D, false);
+            product(c.tiles, M, y, D, mat(w + Q_W), f32(w + Q_B), D, q, D, false);
+            product(c.tiles, M, y, D, mat(w + K_W), nullptr, D, k, D, false);
+            product(c.tiles, M, y, D, mat(w + V_W), f32(w + V_B), D, v, D, false);
             meet();
             for (int t = heads.from; t < heads.to; t++) {
                 const int m = t / H, head = t % H;
@@ -309,11 +312,11 @@ void run(const Call& c) {
                        (const float*)c.self_v[m] + at, c.positions[m] + 1, E, scratch.data(), y + int64_t(m) * D + head * E, nullptr);
             }
             meet();
-            product(M, y, D, mat(w + O_W), f32(w + O_B), D, x, D, true);
+            product(c.tiles, M, y, D, mat(w + O_W), f32(w + O_B), D, x, D, true);
             meet();
             norm(M, D, x, f32(w + LN2_G), f32(w + LN2_B), y);
             meet();
-            product(M, y, D, mat(w + CQ_W), f32(w + CQ_B), D, q, D, false);
+            product(c.tiles, M, y, D, mat(w + CQ_W), f32(w + CQ_B), D, q, D, false);
             meet();
             for (int t = heads.from; t < heads.to; t++) {
                 const int m = t / H, head = t % H;
@@ -326,18 +329,18 @@ void run(const Call& c) {
                        scratch.data(), y + int64_t(m) * D + head * E, raw);
             }
             meet();
-            product(M, y, D, mat(w + CO_W), f32(w + CO_B), D, x, D, true);
+            product(c.tiles, M, y, D, mat(w + CO_W), f32(w + CO_B), D, x, D, true);
             meet();
             norm(M, D, x, f32(w + LN3_G), f32(w + LN3_B), y);
             meet();
-            const Range r = product(M, y, D, mat(w + F1_W), f32(w + F1_B), c.ffn, h, c.ffn, false);
+            const Range r = product(c.tiles, M, y, D, mat(w + F1_W), f32(w + F1_B), c.ffn, h, c.ffn, false);
             for (int m = 0; m < M; m++) {
                 float* row = h + int64_t(m) * c.ffn;
 #pragma omp simd
                 for (int n = r.from; n < r.to; n++) row[n] = gelu(row[n]);
             }
             meet();
-            product(M, h, c.ffn, mat(w + F2_W), f32(w + F2_B), D, x, D, true);
+            product(c.tiles, M, h, c.ffn, mat(w + F2_W), f32(w + F2_B), D, x, D, true);
             meet();
         }
         norm(M, D, x, f32(tail + LN_G), f32(tail + LN_B), y);
@@ -347,7 +350,7 @@ void run(const Call& c) {
             std::memcpy(c.hidden + int64_t(o) * D, y + int64_t(c.out_rows[o]) * D, sizeof(float) * D);
         }
         meet();
-        product(c.outs, last, D, mat(tail + EMBED), nullptr, c.V, c.logits, c.V, false);
+        product(c.tiled_outs, c.outs, last, D, mat(tail + EMBED), nullptr, c.V, c.logits, c.V, false);
     }
 }
 
@@ -356,13 +359,14 @@ void pick(const Call& c, int half_cross) { half_cross ? run<W, half_t>(c) : run<
 
 }  // namespace
 
-// dims: D, H, L, V, ffn, C, F, weight type (0 f32, 1 f16, 2 bf16), cross type (0 f32, 1 f16).
+// dims: D, H, L, V, ffn, C, F, weight type (0 f32, 1 f16, 2 bf16), cross type (0 f32, 1 f16),
+// rows of one session, and of its logits where all are wanted, else 0.
 extern "C" void whisper_step(const int64_t* table, const int32_t* dims, int32_t M, const int32_t* tokens,
                              const int32_t* positions, const int64_t* addresses, int32_t outs, const int32_t* out_rows,
                              float* logits, float* hidden, int32_t heads, const int32_t* head_pairs, float* scores) {
     const Call c{table, dims[0], dims[1], dims[2], dims[3], dims[4], dims[5], dims[6], M, tokens, positions,
                  addresses, addresses + M, addresses + 2 * M, addresses + 3 * M,
-                 outs, out_rows, logits, hidden, heads, head_pairs, scores};
+                 outs, out_rows, logits, hidden, heads, head_pairs, scores, dims[9] > 8, dims[10] > 8};
     if (dims[7] == 0) pick<float>(c, dims[8]);
     if (dims[7] == 1) pick<half_t>(c, dims[8]);
     if (dims[7] == 2) pick<bf16_t>(c, dims[8]);

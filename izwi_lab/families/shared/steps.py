@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.chooser import Chooser
 from izwi_lab.families.shared.session_file import file_path, load_session, save_session
 from izwi_lab.families.shared.tally import Tally
+
+if TYPE_CHECKING:
+    from izwi_lab.families.shared.sampling import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,3 +239,17 @@ def _nbytes(tree: Any) -> int:
     if isinstance(tree, (list, tuple)):
         return sum(_nbytes(v) for v in tree)
     return int(getattr(tree, "nbytes", 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Positions start .. stop of a session, read in one step with those of others. wants: the Step after the last.
+
+    sampling: of what the model chooses by itself on the way there; see `course.Decode`.
+    """
+
+    session: Session
+    start: int
+    stop: int
+    wants: bool = True
+    sampling: Sampling | None = None

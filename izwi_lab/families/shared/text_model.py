@@ -29,22 +29,21 @@ from izwi_lab.backends.base import Backend, BackendPlan, Native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import InvalidInputError
-from izwi_lab.families.shared import talk, text_session
+from izwi_lab.families.shared import talk, text_batch, text_session
 from izwi_lab.families.shared.chat_options import ChatOptions
-from izwi_lab.families.shared.chooser import Chooser
 from izwi_lab.families.shared.describe import describe
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
 from izwi_lab.families.shared.prompt_cache import PromptCache
 from izwi_lab.families.shared.sampling import GREEDY, Sampling, sample_token
+from izwi_lab.families.shared.scoring import scored
 from izwi_lab.families.shared.speculative import Drafts
-from izwi_lab.families.shared.steps import Prompt, Session, Step
+from izwi_lab.families.shared.steps import Prompt, Reading, Session, Step
 from izwi_lab.families.shared.tally import Tally
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
 from izwi_lab.families.shared.text_processor import TextProcessor
 from izwi_lab.results import ChatReply, TextDelta
 
 PREFILL_CHUNK = 512  # tokens read at once: bounds memory, and how long a cancel waits
-SCORED_LOGITS = 1 << 24  # computed at once by `score`: 64 MB in float32
 
 Messages = talk.Messages
 
@@ -206,8 +205,8 @@ class TextModel:
         """Take `token` as said without computing what follows; `advance` or `verify` does. See `decode`."""
         text_session.say(session, token, self._stops, self.config)
 
-    def advance(self, session: Session) -> Step:
-        """Read what was said but is not in the caches yet: the step after it."""
+    def advance(self, session: Session, *, sampling: Sampling | None = None) -> Step:
+        """Read what was said but is not in the caches yet: the step after it. sampling has no meaning here."""
         started_s = time.perf_counter()
         ids = np.asarray(self._pending(session), np.int32)
         for start in range(0, len(ids), PREFILL_CHUNK):
@@ -219,21 +218,7 @@ class TextModel:
 
         The session counts no draft. `follow` takes one as said: the first of them, then the next.
         """
-        started_s = time.perf_counter()
-        pending = self._pending(session)
-        ids = np.asarray([*pending, *drafts], np.int32)
-        with self.backend.inference():
-            logits, hidden = self._net().every(self.backend.array(ids[None]), session.state)
-            self.backend.evaluate(logits, hidden)
-        session.reach = max(session.reach, session.position + len(ids))
-        text_session.rewind(session, session.position + len(pending))
-        first, seconds = len(pending) - 1, time.perf_counter() - started_s
-        steps = [
-            Step(logits[0, i], hidden[0, i], session.position + i - len(pending), seconds, self.backend, text=self.text)
-            for i in range(first, len(ids))
-        ]
-        session.last = steps[0]
-        return steps
+        return text_batch.verified(self, session, self._pending(session), drafts, self._net())
 
     def follow(self, session: Session, step: Step) -> Step:
         """Count the token said last as read: it is the next draft of the last `verify`, which gave `step` for it."""
@@ -250,23 +235,7 @@ class TextModel:
             InvalidInputError: fewer than two ids, an id out of range, or more than the context has room for.
             Cancelled: stopped by `cancel`.
         """
-        session, chooser = self.session(), Chooser(self.backend)
-        read = self.tokenize(prompt, template=False) if isinstance(prompt, str) else prompt
-        text_session.check_step(session, read, cancel, reads=True)
-        ids = read.ids.astype(np.int32)
-        text_session.check_prompt(session, ids, len(ids), self.config, self.variant.id)
-        if len(ids) < 2:
-            raise InvalidInputError("One id has nothing before it.", hint="Give at least two.")
-        size = max(1, min(PREFILL_CHUNK, SCORED_LOGITS // self.config.vocab_size))
-        out = []
-        for start in range(0, len(ids) - 1, size):
-            if cancel is not None:
-                cancel.check()
-            piece, wanted = ids[start : start + size], ids[start + 1 : start + 1 + size]
-            with self.backend.inference():
-                logits, _ = self._net().every(self.backend.array(piece[None]), session.state)
-                out.append(chooser.logprobs(logits[0, : len(wanted)], wanted))
-        return np.concatenate(out)
+        return scored(self, prompt, cancel)
 
     def generate(
         self,
@@ -342,6 +311,44 @@ class TextModel:
             speculative=speculative,
         )
         yield from talk.deltas(self, prompt, options, session=session, cache=cache, cancel=cancel)
+
+    # steps of many sessions, for the engine; see BatchModel
+
+    @property
+    def pageable(self) -> bool:
+        """Whether sessions may share their caches' memory, and what they read."""
+        return text_batch.pageable(self.config)
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position in the caches."""
+        return text_batch.position_bytes(self.config, self.backend.dtype)
+
+    @property
+    def max_positions(self) -> int:
+        """The longest that a session can be."""
+        return self.config.max_positions
+
+    def pool(self, blocks: int, block: int) -> dict[str, list[Any]]:
+        """Caches for many sessions: `blocks` of `block` positions."""
+        return text_batch.pool(self._net(), self.backend, blocks, block)
+
+    def enter(self, session: Session, prompt: Prompt) -> None:
+        """Note in a session what it is to read. Raises as `prefill` does."""
+        text_batch.enter(self, session, prompt)
+
+    def caches(self, session: Session) -> dict[str, Any]:
+        """The state in which a session's positions are counted."""
+        state: dict[str, Any] = session.state
+        return state
+
+    def stand(self, session: Session, position: int) -> None:
+        """A session has read `position` of what it knows."""
+        text_session.rewind(session, position)
+
+    def step_many(self, readings: Sequence[Reading]) -> list[Step | None]:
+        """What all of these read, in one pass: a Step for each that wants one. If it fails, nobody has moved."""
+        return text_batch.step_many(self, readings, self._net())
 
     def text(self, token: int) -> str:
         """A token as text, control tokens by their names; "" without a tokenizer."""

@@ -197,7 +197,7 @@ def test_tokens_of_chunks_are_counted():
 
 
 def test_the_package_speaks_as_the_engine_does(monkeypatch, engine, folders):
-    monkeypatch.setattr(api, "engine", lambda: engine)
+    monkeypatch.setattr(api, "default_engine", lambda: engine)
     told = {"model": folders["custom_voice"], "seed": 4, "text_mode": "streaming", "max_frames": 3}
     told |= {"sampling": Sampling(temperature=1.5), "predictor": Sampling()}
     expected = engine.speak("Hello.", **told)

@@ -168,7 +168,7 @@ def test_stopped_and_failed_answers_leave_it_sane(model, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "decode", fails)
+        patch.setattr(model, "advance", fails)
         with pytest.raises(MemoryError):
             model.generate(TURNS[0], cache=cache)
     assert len(cache) == copies

@@ -168,7 +168,7 @@ def test_scores_are_those_of_the_steps(model, monkeypatch):
         expected.append(step.logprob(token))
         step = model.decode(session, token)
     for size in (1 << 24, 97 * 40, 97 * 149, 1):
-        monkeypatch.setattr("izwi_lab.families.shared.text_model.SCORED_LOGITS", size)
+        monkeypatch.setattr("izwi_lab.families.shared.scoring.SCORED_LOGITS", size)
         scores = model.score(prompt(ids if size > 1 else ids[:9]))
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, expected if size > 1 else expected[:8], atol=2e-3)

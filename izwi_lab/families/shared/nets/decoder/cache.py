@@ -80,14 +80,25 @@ def is_paged(state: Mapping[str, Any]) -> bool:
     return "blocks" in state
 
 
-def block_runs(blocks: Sequence[int], block: int, first: int, stop: int) -> list[tuple[int, int]]:
-    """As `slot_runs` in a paged state: contiguous (start, stop) runs of slots, blocks that lie side by side joined.
+def pool_of(state: Mapping[str, Any]) -> int:
+    """A number that paged states of one pool share; 0 for others."""
+    return id(next(k for k in state["k"] if k is not None)) if is_paged(state) else 0
+
+
+def check_room(state: Mapping[str, Any], positions: int) -> None:
+    """Raise where a paged state has no blocks for so many positions; others grow.
 
     Raises:
         InvalidInputError: more positions than the blocks have room for.
     """
-    if stop > len(blocks) * block:
-        raise InvalidInputError(f"{len(blocks)} blocks of {block} have no room for {stop} positions.")
+    if is_paged(state) and len(state["blocks"]) * state["block"] < positions:
+        raise InvalidInputError(
+            f"{len(state['blocks'])} blocks of {state['block']} have no room for {positions} positions."
+        )
+
+
+def block_runs(blocks: Sequence[int], block: int, first: int, stop: int) -> list[tuple[int, int]]:
+    """As `slot_runs` in a paged state: contiguous (start, stop) runs of slots, blocks that lie side by side joined."""
     runs: list[tuple[int, int]] = []
     while first < stop:
         at = blocks[first // block] * block + first % block

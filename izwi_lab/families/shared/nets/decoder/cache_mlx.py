@@ -21,8 +21,9 @@ class Piece:
         self.stop = self.start + self.size
         self._dtype, self._int8 = like.dtype, cache.is_int8(state)
         self._masks: dict[Any, mx.array] = {}
-        self._blocks = state["blocks"].tolist() if cache.is_paged(state) else None
-        if self._blocks is None:
+        cache.check_room(state, self.stop)
+        self.blocks: list[int] = state["blocks"].tolist() if cache.is_paged(state) else []
+        if not self.blocks or not state["conv"]:
             reserve(state, c, like, self.stop, batch=like.shape[0])
         self.rotations = {k: (frequency, gain, self.start) for k, (frequency, gain) in frequencies.items()}
 
@@ -32,12 +33,12 @@ class Piece:
         The mask is bool [T, S]; None means everything for one position, "causal" order for several. ordered: keys lie
         in order of their positions, from the first that the first query sees.
         """
-        window, ring = self.c.window_of(layer), 0 if self._blocks else self.c.ring_of(layer)
+        window, ring = self.c.window_of(layer), 0 if self.blocks else self.c.ring_of(layer)
         first = max(0, self.start + 1 - window) if window else 0
         stored = self._stored(k, v)
         if not ring or self.stop <= ring:
             self._store(layer, stored, ring)
-            return (*self._read(layer, first, self.stop), self._mask(first, window))
+            return self.seen(layer)
         if self.size > 1 or ordered:  # what is seen may be overwritten by what is stored: copy it before
             past = [self._read(layer, a, b) for a, b in cache.slot_runs(first, self.start, ring)]
             new = tuple(expand(codes, scale, k.dtype) for codes, scale in stored.values()) if self._int8 else (k, v)
@@ -50,18 +51,36 @@ class Piece:
             return (*self._read(layer, *runs[0]), None)
         return (*self._read(layer, 0, ring), self._around(first % ring, self.start % ring, ring))
 
+    def seen(self, layer: int) -> KeysValues:
+        """What `keys_values` gives, of a layer that holds all positions the piece sees, its own as well."""
+        window = self.c.window_of(layer)
+        first = max(0, self.start + 1 - window) if window else 0
+        return (*self._read(layer, first, self.stop), self._mask(first, window))
+
+    def slots(self) -> list[int]:
+        """Where the positions of a paged piece lie in its pool."""
+        return [slot for run in self._runs(self.start, self.stop, 0) for slot in range(*run)]
+
     def conv_inputs(self, layer: int, x: mx.array) -> mx.array:
         """Store the gated inputs [B, T, D]; give them after the K - 1 before, zeros before the first position."""
+        whole = mx.concatenate([*self.conv_past(layer, x), x], axis=1)
+        self.conv_store(layer, x)
+        return whole
+
+    def conv_past(self, layer: int, x: mx.array) -> list[mx.array]:
+        """The K - 1 gated inputs before the piece, in parts [B, n, D]; zeros before the first position."""
         held, before = self.state["conv"][layer], self.c.conv_kernel - 1
-        ring, first = held.shape[1], max(0, self.start - before)
-        past = [held[:, a:b] for a, b in cache.slot_runs(first, self.start, ring)]
-        missing = before - (self.start - first)
-        whole = mx.concatenate([mx.zeros((x.shape[0], missing, x.shape[2]), x.dtype), *past, x], axis=1)
-        at = max(self.start, self.stop - ring)
-        for a, b in cache.slot_runs(at, self.stop, ring):
+        first = max(0, self.start - before)
+        missing = mx.zeros((x.shape[0], before - (self.start - first), x.shape[2]), x.dtype)
+        return [missing, *(held[:, a:b] for a, b in cache.slot_runs(first, self.start, held.shape[1]))]
+
+    def conv_store(self, layer: int, x: mx.array) -> None:
+        """Keep the last gated inputs of [B, T, D]."""
+        held = self.state["conv"][layer]
+        at = max(self.start, self.stop - held.shape[1])
+        for a, b in cache.slot_runs(at, self.stop, held.shape[1]):
             held[:, a:b] = x[:, at - self.start : at - self.start + b - a]
             at += b - a
-        return whole
 
     def _stored(self, k: mx.array, v: mx.array) -> dict[str, tuple[mx.array, ...]]:
         """What the caches hold of k and v: themselves, or codes and scales."""
@@ -78,9 +97,9 @@ class Piece:
             at += b - a
 
     def _runs(self, first: int, stop: int, ring: int) -> list[tuple[int, int]]:
-        if self._blocks is None:
+        if not self.blocks:
             return cache.slot_runs(first, stop, ring)
-        return cache.block_runs(self._blocks, self.state["block"], first, stop)
+        return cache.block_runs(self.blocks, self.state["block"], first, stop)
 
     def _read(self, layer: int, a: int, b: int) -> tuple[mx.array, mx.array]:
         parts = [read(self.state, layer, start, stop, self._dtype) for start, stop in self._runs(a, b, 0)]
@@ -113,9 +132,11 @@ def frequencies(c: DecoderConfig) -> Frequencies:
     return {k: (1.0 / mx.array(r.inv_freq, mx.float32), r.gain) for k, r in c.ropes if k in c.layer_types}
 
 
-def rotate(x: mx.array, periods: mx.array, gain: float, start: int) -> mx.array:
-    """Half-split rotation of x [B, H, T, d] at the positions from start on."""
-    y = mx.fast.rope(x, x.shape[-1], traditional=False, base=None, scale=1.0, offset=start, freqs=periods)
+def rotate(x: mx.array, periods: mx.array, gain: float, start: int | mx.array) -> mx.array:
+    """Half-split rotation of x [B, H, T, d] at the positions from start on, or [1, H, T, d] at positions int32 [T]."""
+    y = x if isinstance(start, int) else x.swapaxes(0, 2)
+    y = mx.fast.rope(y, x.shape[-1], traditional=False, base=None, scale=1.0, offset=start, freqs=periods)
+    y = y if isinstance(start, int) else y.swapaxes(0, 2)
     return y if gain == 1.0 else y * gain
 
 

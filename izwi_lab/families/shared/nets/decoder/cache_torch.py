@@ -17,7 +17,7 @@ KeysValues = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 class Piece:
     """T positions from `start` on. like: [B, T, D] in the compute dtype. Makes room in the caches of `state`.
 
-    first: the rotations of the positions from 0 on, as many as are worth keeping.
+    frequencies: None where a pack rotates. first: rotations of the positions from 0 on, as many as are worth keeping.
     """
 
     def __init__(
@@ -25,20 +25,21 @@ class Piece:
         c: DecoderConfig,
         state: dict[str, Any],
         like: torch.Tensor,
-        frequencies: Frequencies,
+        frequencies: Frequencies | None,
         first: Rotations | None = None,
     ) -> None:
         self.c, self.state, self.start, self.size = c, state, state["length"], like.shape[1]
         self.stop = self.start + self.size
         self._like, self._int8 = like, cache.is_int8(state)
         self._masks: dict[Any, torch.Tensor] = {}
-        self._blocks = state["blocks"].tolist() if cache.is_paged(state) else None
-        if self._blocks is None:
+        cache.check_room(state, self.stop)
+        self.blocks: list[int] = state["blocks"].tolist() if cache.is_paged(state) else []
+        if not self.blocks or not state["conv"]:
             reserve(state, c, like, self.stop, batch=like.shape[0])
         if first and self.stop <= min(len(cos) for cos, _ in first.values()):
             run = slice(self.start, self.stop)
             self.rotations = {kind: (cos[run], sin[run]) for kind, (cos, sin) in first.items()}
-        else:
+        elif frequencies is not None:
             positions = torch.arange(self.start, self.stop, dtype=torch.float32, device=like.device)
             self.rotations = rotations(frequencies, positions, like.dtype)
 
@@ -48,12 +49,12 @@ class Piece:
         The mask is bool [T, S]; None means everything for one position, causal order for several. ordered: keys lie in
         order of their positions, from the first that the first query sees.
         """
-        window, ring = self.c.window_of(layer), 0 if self._blocks else self.c.ring_of(layer)
+        window, ring = self.c.window_of(layer), 0 if self.blocks else self.c.ring_of(layer)
         first = max(0, self.start + 1 - window) if window else 0
         stored = self._stored(k, v)
         if not ring or self.stop <= ring:
             self._store(layer, stored, ring)
-            return (*self._read(layer, first, self.stop), self._mask(first, window))
+            return self.seen(layer)
         if self.size > 1 or ordered:  # what is seen may be overwritten by what is stored: copy it before
             past = [self._read(layer, a, b) for a, b in cache.slot_runs(first, self.start, ring)]
             new = tuple(expand(codes, scale, k.dtype) for codes, scale in stored.values()) if self._int8 else (k, v)
@@ -66,18 +67,36 @@ class Piece:
             return (*self._read(layer, *runs[0]), None)
         return (*self._read(layer, 0, ring), self._around(first % ring, self.start % ring, ring))
 
+    def seen(self, layer: int) -> KeysValues:
+        """What `keys_values` gives, of a layer that holds all positions the piece sees, its own as well."""
+        window = self.c.window_of(layer)
+        first = max(0, self.start + 1 - window) if window else 0
+        return (*self._read(layer, first, self.stop), self._mask(first, window))
+
+    def slots(self) -> list[int]:
+        """Where the positions of a paged piece lie in its pool."""
+        return [slot for run in self._runs(self.start, self.stop, 0) for slot in range(*run)]
+
     def conv_inputs(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         """Store the gated inputs [B, T, D]; give them after the K - 1 before, zeros before the first position."""
+        whole = torch.cat((*self.conv_past(layer, x), x), dim=1)
+        self.conv_store(layer, x)
+        return whole
+
+    def conv_past(self, layer: int, x: torch.Tensor) -> list[torch.Tensor]:
+        """The K - 1 gated inputs before the piece, in parts [B, n, D]; zeros before the first position."""
         held, before = self.state["conv"][layer], self.c.conv_kernel - 1
-        ring, first = held.shape[1], max(0, self.start - before)
-        past = [held[:, a:b] for a, b in cache.slot_runs(first, self.start, ring)]
-        missing = before - (self.start - first)
-        whole = torch.cat((x.new_zeros(x.shape[0], missing, x.shape[2]), *past, x), dim=1)
-        at = max(self.start, self.stop - ring)
-        for a, b in cache.slot_runs(at, self.stop, ring):
+        first = max(0, self.start - before)
+        missing = x.new_zeros(x.shape[0], before - (self.start - first), x.shape[2])
+        return [missing, *(held[:, a:b] for a, b in cache.slot_runs(first, self.start, held.shape[1]))]
+
+    def conv_store(self, layer: int, x: torch.Tensor) -> None:
+        """Keep the last gated inputs of [B, T, D]."""
+        held = self.state["conv"][layer]
+        at = max(self.start, self.stop - held.shape[1])
+        for a, b in cache.slot_runs(at, self.stop, held.shape[1]):
             held[:, a:b] = x[:, at - self.start : at - self.start + b - a]
             at += b - a
-        return whole
 
     def _stored(self, k: torch.Tensor, v: torch.Tensor) -> dict[str, tuple[torch.Tensor, ...]]:
         """What the caches hold of k and v: themselves, or codes and scales."""
@@ -94,9 +113,9 @@ class Piece:
             at += b - a
 
     def _runs(self, first: int, stop: int, ring: int) -> list[tuple[int, int]]:
-        if self._blocks is None:
+        if not self.blocks:
             return cache.slot_runs(first, stop, ring)
-        return cache.block_runs(self._blocks, self.state["block"], first, stop)
+        return cache.block_runs(self.blocks, self.state["block"], first, stop)
 
     def _read(self, layer: int, a: int, b: int) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [read(self.state, layer, start, stop, self._like.dtype) for start, stop in self._runs(a, b, 0)]

@@ -6,18 +6,25 @@ layers.N.attn.pattern (attention probabilities [B, H, T, S]), layers.N, norm, lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from izwi_lab.backends.streams_mlx import by_columns
+from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.nets.decoder import cache
-from izwi_lab.families.shared.nets.decoder.cache_mlx import Piece, frequencies, rotate
+from izwi_lab.families.shared.nets.decoder.attention_mlx import attend, shown
+from izwi_lab.families.shared.nets.decoder.cache_mlx import Piece, frequencies, pool, rotate
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
 from izwi_lab.families.shared.nets.decoder.dense_mlx import Parts
+from izwi_lab.families.shared.nets.decoder.pack_mlx import Pack
 from izwi_lab.families.shared.taps import tap, tapped, wanted
+
+TextPiece = tuple[mx.array, dict, bool]  # ids [T], the state of their sequence, and whether the Step is wanted
 
 
 @partial(mx.compile, shapeless=True)
@@ -117,14 +124,16 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
 
-    def __call__(self, x: mx.array, piece: Piece) -> mx.array:
+    def __call__(self, x: mx.array, piece: Piece | Pack) -> mx.array:
         """See the class."""
         c, i = self.c, self.index
         q, k, v = self.project(x)
         rotation = piece.rotations[c.layer_types[i]]
         q, k = rotate(q, *rotation), rotate(k, *rotation)
         name = f"layers.{i}.attn.pattern"
-        if wanted(name):
+        if isinstance(piece, Pack):
+            y = piece.attend(i, q, k, v, c.attn_scale)
+        elif wanted(name):
             y = shown(name, q, *piece.keys_values(i, k, v, ordered=True), c.attn_scale)
         else:
             y = attend(q, *piece.keys_values(i, k, v), c.attn_scale)
@@ -142,10 +151,11 @@ class ShortConv(nn.Module):
         self.conv = nn.Conv1d(width, width, c.conv_kernel, groups=width, bias=c.conv_bias)
         self.out_proj = Dense(width, width, bias=c.conv_bias)
 
-    def __call__(self, x: mx.array, piece: Piece) -> mx.array:
+    def __call__(self, x: mx.array, piece: Piece | Pack) -> mx.array:
         """See the class."""
         before, after, x = mx.split(self.in_proj(x), 3, axis=-1)
         y = self.conv(piece.conv_inputs(self.index, before * x))
+        y = piece.own(y) if isinstance(piece, Pack) else y
         return tap(f"layers.{self.index}.conv", self.out_proj(after * y))
 
 
@@ -182,7 +192,7 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(c.hidden_size, c)
             self.post_feedforward_layernorm = RMSNorm(c.hidden_size, c)
 
-    def __call__(self, x: mx.array, piece: Piece) -> mx.array:
+    def __call__(self, x: mx.array, piece: Piece | Pack) -> mx.array:
         """See the class."""
         post = self.c.post_norms
         mixed = self.conv if self.c.layer_types[self.index] == CONV else self.self_attn
@@ -218,7 +228,7 @@ class Decoder(nn.Module):
                 module.finalize(backend)
         self._frequencies = frequencies(self.config)
 
-    def through(self, x: mx.array, piece: Piece) -> mx.array:
+    def through(self, x: mx.array, piece: Piece | Pack) -> mx.array:
         """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
         for layer in self.layers:
             x = layer(x, piece)
@@ -230,6 +240,16 @@ class Decoder(nn.Module):
         x = self.through(x, piece)
         state["length"] = piece.stop
         return x
+
+    def hidden_together(self, xs: Sequence[mx.array], states: Sequence[dict]) -> list[mx.array]:
+        """As hidden for several sequences in one pass over the weights: embeddings [T, D] of each -> [T, D] of each.
+
+        Under open taps they go one after the other.
+        """
+        if len(xs) < 2 or tapped():
+            return [self.hidden(x[None], state)[0] for x, state in zip(xs, states, strict=True)]
+        pack = Pack(self.config, xs, states, self._frequencies)
+        return pack.split(self.through(pack.x, pack))
 
 
 class DecoderLM(nn.Module):
@@ -251,6 +271,7 @@ class DecoderLM(nn.Module):
         head = self.model.embed_tokens if self.config.tied else self.lm_head
         if isinstance(head, (Dense, Table)):
             head.finalize(backend)
+        self._like = mx.zeros(0, backend.mlx_dtype)
         self._embed_scale = mx.array(self.config.embed_scale, backend.mlx_dtype)  # rounded as the checkpoint's
 
     def weight_bytes(self) -> int:
@@ -260,6 +281,10 @@ class DecoderLM(nn.Module):
     def state(self, kv_dtype: str | None = None) -> dict:
         """Empty caches. kv_dtype: None for the compute dtype, or "int8"."""
         return cache.empty(kv_dtype)
+
+    def pool(self, blocks: int, block: int) -> dict:
+        """Caches for many sequences: `blocks` of `block` positions."""
+        return pool(self.config, self._like, blocks, block)
 
     def embed(self, ids: mx.array) -> mx.array:
         """Ids [B, T] -> [B, T, D]."""
@@ -284,21 +309,36 @@ class DecoderLM(nn.Module):
         x = self.model.hidden(self.embed(ids), state)
         return self.head(x), x
 
+    def together(self, pieces: Sequence[TextPiece]) -> tuple[mx.array, mx.array]:
+        """Pieces (ids [T], state, wants) of different sequences -> logits [N, V] and hidden [N, D].
 
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None, scale: float) -> mx.array:
-    """Queries [B, H, T, d] on k and v [B, Hkv, S, d] -> [B, T, H * d]. mask: see `Piece.keys_values`."""
-    y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-    return y.swapaxes(1, 2).flatten(2)
+        N: the pieces that want, each its last position, in order; every state grows by its ids. A state without room
+        raises before anything changes.
+        """
+        self._check(pieces)
+        if len(pieces) < 2 or tapped():
+            done = [self(ids[None], state) for ids, state, _ in pieces]
+            wanted = [step for step, (_, _, wants) in zip(done, pieces, strict=True) if wants]
+            parts = [mx.concatenate(part) for part in zip(*wanted, strict=True)]
+            return (parts[0], parts[1]) if parts else self._nothing()
+        x = self.embed(mx.concatenate([ids for ids, _, _ in pieces])[None])[0]
+        xs = mx.split(x, list(accumulate(len(ids) for ids, _, _ in pieces[:-1])))
+        hidden = self.model.hidden_together(xs, [state for _, state, _ in pieces])
+        lasts = [h[-1] for h, (_, _, wants) in zip(hidden, pieces, strict=True) if wants]
+        if not lasts:
+            return self._nothing()
+        last = mx.stack(lasts)
+        return self.head(last), last
 
+    def _nothing(self) -> tuple[mx.array, mx.array]:
+        """Logits and hidden of no position."""
+        dtype = self.model.norm.weight.dtype
+        return mx.zeros((0, self.config.vocab_size), dtype), mx.zeros((0, self.config.hidden_size), dtype)
 
-def shown(name: str, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None, scale: float) -> mx.array:
-    """As attend, with the probabilities [B, H, T, S] under a tap. S: from the first key that the first query sees."""
-    group, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
-    k, v = mx.repeat(k, group, axis=1), mx.repeat(v, group, axis=1)
-    scores = (q @ k.swapaxes(2, 3)).astype(mx.float32) * scale
-    if isinstance(mask, str):
-        mask = mx.arange(S) <= mx.arange(S - T, S)[:, None]
-    if mask is not None:
-        scores = mx.where(mask, scores, -mx.inf)
-    pattern = tap(name, mx.softmax(scores, axis=-1).astype(q.dtype))
-    return (pattern @ v).swapaxes(1, 2).flatten(2)
+    @staticmethod
+    def _check(pieces: Sequence[TextPiece]) -> None:
+        """Raise what `together` raises."""
+        for ids, state, _ in pieces:
+            if not len(ids):
+                raise InvalidInputError("A piece without a position.", hint="Expected at least one id.")
+            cache.check_room(state, state["length"] + len(ids))

@@ -76,7 +76,6 @@ class _Sequence(ctypes.Structure):
 
 
 _SIZED = {"layer": _Layer, "model": _Model, "sequence": _Sequence, "input": Input}
-_GIVEN = -1  # the token of a row whose embedding is given
 
 
 class NativeStep:
@@ -107,7 +106,7 @@ class NativeStep:
                 size.restype = ctypes.c_long
                 if size() != ctypes.sizeof(cls):
                     raise RuntimeError(f"decoder.cpp and its Python declarations disagree on struct {name}")
-            library.izwi_step.restype = library.izwi_step_from.restype = None
+            library.izwi_step.restype = None
             self._library = library
         return True
 
@@ -129,42 +128,22 @@ class NativeStep:
         return (logits[None], hidden[None]) if every else (logits, hidden)
 
     def run_together(
-        self, pieces: Sequence[tuple[torch.Tensor, dict[str, Any]]], *, every: bool = False
+        self,
+        pieces: Sequence[tuple[torch.Tensor, dict[str, Any]]],
+        *,
+        wants: Sequence[bool] | None = None,
+        every: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pieces (ids, state) of different sequences in one pass over the weights; each state grows by its ids.
 
-        Gives logits [N, V] and hidden [N, D] of the last position of each piece, or of all positions in order.
+        Gives logits [N, V] and hidden [N, D], float32, of the last position of each piece that wants (all where `wants`
+        is None), or of all positions in order.
+
+        Raises:
+            IndexError: an id that is not in the vocabulary.
         """
-        assert self._library is not None
-        c, outs = self.config, 0
-        rows, sequences, tables = array.array("i"), [], []
-        for number, (ids, state) in enumerate(pieces):
-            tokens, position = ids.reshape(-1).tolist(), state["length"]
-            if min(tokens) < 0 or max(tokens) >= c.vocab_size:
-                raise IndexError(f"ids from {min(tokens)} to {max(tokens)} in a vocabulary of {c.vocab_size}")
-            sequence, table = self._sequence(state, position + len(tokens))
-            sequences.append(sequence)
-            tables.append(table)
-            for token in tokens:
-                rows.extend((token, position, number, outs if every else -1))
-                position, outs = position + 1, outs + every
-            if not every:
-                rows[-1], outs = outs, outs + 1
-        logits, hidden = torch.empty(outs, c.vocab_size), torch.empty(outs, c.hidden_size)
-        self._library.izwi_step(
-            ctypes.byref(self._model),
-            ctypes.c_void_p(rows.buffer_info()[0]),
-            len(rows) // 4,
-            (_Sequence * len(sequences))(*sequences),
-            outs,
-            ctypes.c_void_p(logits.data_ptr()),
-            ctypes.c_void_p(hidden.data_ptr()),
-            max(1, torch.get_num_threads()),
-        )
-        del tables  # was pointed into until here
-        for ids, state in pieces:
-            state["length"] += ids.numel()
-        return logits, hidden
+        parts = [(0, ids.reshape(-1).tolist(), state) for ids, state in pieces]
+        return self._run(parts, Input(), wants, every)
 
     def input(self, table: Any, *, project: Any = None, head: Any = None) -> Input:
         """Another embedding and head than the step's own: modules. project: a Linear that embeddings go through."""
@@ -174,56 +153,94 @@ class NativeStep:
     def run_rows(
         self, rows: torch.Tensor | None, tokens: Sequence[int], state: dict[str, Any], given: Input | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings [T, W] of one sequence, then tokens -> logits [1, V], hidden [1, D] of the last, float32.
+        """As `run_rows_together` of one sequence."""
+        return self.run_rows_together([(rows, tokens, state)], given)
 
-        The state grows by as many. given: from `input`; None for the step's own embedding and head. Rows are as wide
-        as the projection of `given` takes, else D.
+    def run_rows_together(
+        self,
+        pieces: Sequence[tuple[torch.Tensor | None, Sequence[int], dict[str, Any]]],
+        given: Input | None = None,
+        *,
+        wants: Sequence[bool] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pieces (embeddings [T, W], tokens after them, state) of different sequences in one pass over the weights.
+
+        Gives logits [N, V] and hidden [N, D], float32, of the last position of each piece that wants (all where `wants`
+        is None); each state grows by its rows. given: from `input`; None for the step's own embedding and head. Rows
+        are as wide as the projection of `given` takes, else D.
 
         Raises:
             IndexError: a token that the table does not have.
+            InvalidInputError: embeddings of another width.
         """
-        assert self._library is not None
-        c, position = self.config, state["length"]
-        wide = None if rows is None else rows.to(torch.float32).contiguous()
         given = Input() if given is None else Input(None, given.table, given.project, given.head)
+        width = given.project.contents.cols if given.project else self.config.hidden_size
+        wide = [rows for rows, _, _ in pieces if rows is not None]
+        for rows in wide:
+            if rows.shape[1:] != (width,):
+                raise InvalidInputError(f"Embeddings {list(rows.shape)} for a decoder that reads rows of {width}.")
+        held = None
+        if wide:
+            held = (torch.cat(wide) if len(wide) > 1 else wide[0]).to(torch.float32).contiguous()
+            given.rows = held.data_ptr()
+        parts = [(0 if rows is None else len(rows), tokens, state) for rows, tokens, state in pieces]
+        return self._run(parts, given, wants, False)
+
+    def _run(
+        self,
+        parts: Sequence[tuple[int, Sequence[int], dict[str, Any]]],
+        given: Input,
+        wants: Sequence[bool] | None,
+        every: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Parts (number of given rows, tokens after them, state) through the library. What is pointed into lives."""
+        assert self._library is not None
         table = given.table.contents if given.table else self._model.embed
         head = given.head.contents if given.head else self._model.head
-        if tokens and (min(tokens) < 0 or max(tokens) >= table.rows):
-            raise IndexError(f"ids from {min(tokens)} to {max(tokens)} in a table of {table.rows}")
-        before = 0
-        if wide is not None:
-            before, width = wide.shape
-            if width != (given.project.contents.cols if given.project else c.hidden_size):
-                raise InvalidInputError(f"Embeddings of width {width} for a decoder of {c.hidden_size}.")
-            given.rows = wide.data_ptr()
-        made = array.array("i")
-        for i, token in enumerate((*((_GIVEN,) * before), *tokens)):
-            made.extend((token, position + i, 0, -1))
-        made[-1], total = 0, before + len(tokens)
-        sequence, caches = self._sequence(state, position + total)
-        logits, hidden = torch.empty(1, head.rows), torch.empty(1, c.hidden_size)
-        self._library.izwi_step_from(
-            ctypes.byref(self._model),
-            ctypes.byref(given),
-            ctypes.c_void_p(made.buffer_info()[0]),
-            total,
-            ctypes.byref(sequence),
-            1,
-            ctypes.c_void_p(logits.data_ptr()),
-            ctypes.c_void_p(hidden.data_ptr()),
-            max(1, torch.get_num_threads()),
-        )
-        del caches, wide  # were pointed into until here
-        state["length"] = position + total
+        for before, tokens, state in parts:  # nothing changes before all is known to be right
+            self._check(before, tokens, state, table.rows, "table" if given.table else "vocabulary")
+        rows, sequences, tables, read, outs = array.array("i"), [], [], 0, 0
+        for number, (before, tokens, state) in enumerate(parts):
+            position = state["length"]
+            sequence, caches = self._sequence(state, position + before + len(tokens))
+            sequences.append(sequence)
+            tables.append(caches)
+            for token in (*range(-1 - read, -1 - read - before, -1), *tokens):
+                rows.extend((token, position, number, outs if every else -1))
+                position, outs = position + 1, outs + every
+            read += before
+            if not every and (wants is None or wants[number]):
+                rows[-1], outs = outs, outs + 1
+        logits, hidden = torch.empty(outs, head.rows), torch.empty(outs, self.config.hidden_size)
+        if parts:
+            self._library.izwi_step(
+                ctypes.byref(self._model),
+                ctypes.byref(given),
+                ctypes.c_void_p(rows.buffer_info()[0]),
+                len(rows) // 4,
+                (_Sequence * len(sequences))(*sequences),
+                outs,
+                ctypes.c_void_p(logits.data_ptr()),
+                ctypes.c_void_p(hidden.data_ptr()),
+                max(1, torch.get_num_threads()),
+            )
+        for before, tokens, state in parts:
+            state["length"] += before + len(tokens)
         return logits, hidden
+
+    @staticmethod
+    def _check(before: int, tokens: Sequence[int], state: Mapping[str, Any], size: int, what: str) -> None:
+        """Raise where a part cannot be computed: see `run_together`; and where it has no position, or no room."""
+        if tokens and (min(tokens) < 0 or max(tokens) >= size):
+            raise IndexError(f"ids from {min(tokens)} to {max(tokens)} in a {what} of {size}")
+        if not before and not tokens:
+            raise InvalidInputError("A piece without a position.", hint="Expected at least one id or embedding.")
+        cache.check_room(state, state["length"] + before + len(tokens))
 
     def _sequence(self, state: dict[str, Any], positions: int) -> tuple[_Sequence, array.array[int]]:
         """`struct Sequence` of a state with room for `positions`, and the table of caches it points into."""
         blocks, size = state.get("blocks"), state.get("block", 0)
-        if blocks is not None:
-            if blocks.numel() * size < positions:
-                raise InvalidInputError(f"{blocks.numel()} blocks of {size} have no room for {positions} positions.")
-        elif not self._roomy(state, positions):
+        if not state["conv"] or (blocks is None and not self._roomy(state, positions)):
             reserve(state, self.config, self._like, positions)
         int8 = cache.is_int8(state)
         table = array.array("q")

@@ -6,15 +6,22 @@ layers.N.attn.pattern (attention probabilities [B, H, T, S]), layers.N, norm, lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from izwi_lab.backends import host
+from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared.nets.decoder import cache, graph_torch, native_torch
-from izwi_lab.families.shared.nets.decoder.cache_torch import Piece, frequencies, rotate, rotations
+from izwi_lab.families.shared.nets.decoder.attention_torch import attend, shown
+from izwi_lab.families.shared.nets.decoder.cache_torch import Piece, frequencies, pool, rotate, rotations
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
+from izwi_lab.families.shared.nets.decoder.pack_torch import Pack
 from izwi_lab.families.shared.taps import tap, tapped, wanted
+
+TextPiece = tuple[torch.Tensor, dict, bool]  # ids [T], the state of their sequence, and whether the Step is wanted
 
 
 class RMSNorm(nn.Module):
@@ -75,13 +82,15 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
 
-    def forward(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, piece: Piece | Pack) -> torch.Tensor:
         """See the class."""
         c, i = self.c, self.index
         q, k, v = self.project(x)
         q, k = rotate(q, k, *piece.rotations[c.layer_types[i]])
         name = f"layers.{i}.attn.pattern"
-        if wanted(name):
+        if isinstance(piece, Pack):
+            y = piece.attend(i, q, k, v, c.attn_scale)
+        elif wanted(name):
             y = shown(name, q, *piece.keys_values(i, k, v, ordered=True), c.attn_scale)
         else:
             y = attend(q, *piece.keys_values(i, k, v), c.attn_scale)
@@ -99,7 +108,7 @@ class ShortConv(nn.Module):
         self.conv = nn.Conv1d(width, width, c.conv_kernel, groups=width, bias=c.conv_bias)
         self.out_proj = nn.Linear(width, width, bias=c.conv_bias)
 
-    def forward(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, piece: Piece | Pack) -> torch.Tensor:
         """See the class."""
         before, after, x = self.in_proj(x).chunk(3, dim=-1)
         inputs = piece.conv_inputs(self.index, before * x)
@@ -108,6 +117,7 @@ class ShortConv(nn.Module):
             y = y if self.conv.bias is None else y + self.conv.bias
         else:
             y = self.conv(inputs.transpose(1, 2)).transpose(1, 2)
+            y = piece.own(y) if isinstance(piece, Pack) else y
         return tap(f"layers.{self.index}.conv", self.out_proj(after * y))
 
 
@@ -153,7 +163,7 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(c.hidden_size, c)
             self.post_feedforward_layernorm = RMSNorm(c.hidden_size, c)
 
-    def forward(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, piece: Piece | Pack) -> torch.Tensor:
         """See the class."""
         post = self.c.post_norms
         mixed = self.conv if self.c.layer_types[self.index] == CONV else self.self_attn
@@ -195,7 +205,7 @@ class Decoder(nn.Module):
             positions = torch.arange(first, dtype=torch.float32, device=backend.device)
             self._first = rotations(self._frequencies, positions, backend.torch_dtype)
 
-    def through(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def through(self, x: torch.Tensor, piece: Piece | Pack) -> torch.Tensor:
         """Embeddings [B, T, D] through all layers -> normed hidden states [B, T, D]."""
         for layer in self.layers:
             x = layer(x, piece)
@@ -207,6 +217,16 @@ class Decoder(nn.Module):
         x = self.through(x, piece)
         state["length"] = piece.stop
         return x
+
+    def hidden_together(self, xs: Sequence[torch.Tensor], states: Sequence[dict]) -> list[torch.Tensor]:
+        """As hidden for several sequences in one pass over the weights: embeddings [T, D] of each -> [T, D] of each.
+
+        Under open taps they go one after the other.
+        """
+        if len(xs) < 2 or tapped():
+            return [self.hidden(x[None], state)[0] for x, state in zip(xs, states, strict=True)]
+        pack = Pack(self.config, xs, states, self._frequencies)
+        return pack.split(self.through(pack.x, pack))
 
 
 class DecoderLM(nn.Module):
@@ -228,6 +248,7 @@ class DecoderLM(nn.Module):
         """After loading: fuse dense projections, describe the weights to the compiled step."""
         self.model.finalize(backend)
         dtype, embed = backend.torch_dtype, self.model.embed_tokens
+        self._like = torch.empty(0, dtype=dtype, device=backend.device)
         self._embed_scale = float(torch.tensor(self.config.embed_scale, dtype=dtype))  # rounded as the checkpoint's
         head = None if self.config.tied else self.lm_head
         self.step = native_torch.native_step(self.model, backend, embed=embed, head=head)
@@ -241,12 +262,16 @@ class DecoderLM(nn.Module):
         """Empty caches. kv_dtype: None for the compute dtype, or "int8"."""
         return cache.empty(kv_dtype)
 
+    def pool(self, blocks: int, block: int) -> dict:
+        """Caches for many sequences: `blocks` of `block` positions."""
+        return pool(self.config, self._like, blocks, block)
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids [B, T] -> [B, T, D]."""
         x = self.model.embed_tokens(ids)
         return tap("embed", x if self.config.embed_scale == 1.0 else x * self._embed_scale)
 
-    def through(self, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+    def through(self, x: torch.Tensor, piece: Piece | Pack) -> torch.Tensor:
         """See `Decoder.through`."""
         return self.model.through(x, piece)
 
@@ -261,7 +286,7 @@ class DecoderLM(nn.Module):
         """See the class."""
         if self._compiled(ids):
             return self.step.run(ids, state)
-        if self.graphs is not None and ids.numel() == 1 and not tapped():
+        if self.graphs is not None and ids.numel() == 1 and not tapped() and not cache.is_paged(state):
             done = self.graphs.run(state, self.model.norm.weight, (ids,))
             if done is not None:
                 return done
@@ -275,35 +300,60 @@ class DecoderLM(nn.Module):
         x = self.model.hidden(self.embed(ids), state)
         return self.head(x), x
 
+    def together(self, pieces: Sequence[TextPiece]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pieces (ids [T], state, wants) of different sequences -> logits [N, V] and hidden [N, D].
+
+        N: the pieces that want, each its last position, in order; every state grows by its ids. Those that the
+        compiled step serves alone go through it, and give the bits that they give alone. A wrong id or a state without
+        room raises before anything changes.
+        """
+        near = [i for i, (ids, _, _) in enumerate(pieces) if self._compiled(ids[None])]
+        if len(near) == len(pieces):
+            return self._near(pieces)
+        self._check(pieces)
+        far = [i for i in range(len(pieces)) if i not in near]
+        if not near:
+            return self._far(pieces)
+        done = self._near([pieces[i] for i in near]), self._far([pieces[i] for i in far])
+        order = [i for i in (*near, *far) if pieces[i][2]]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        logits, hidden = (torch.cat([part.float() for part in parts])[back] for parts in zip(*done, strict=True))
+        return logits, hidden
+
+    def _near(self, pieces: Sequence[TextPiece]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`together` through the compiled step."""
+        if not pieces:
+            return torch.empty(0, self.config.vocab_size), torch.empty(0, self.config.hidden_size)
+        return self.step.run_together([piece[:2] for piece in pieces], wants=[wants for _, _, wants in pieces])
+
+    def _far(self, pieces: Sequence[TextPiece]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`together` through this code, in one pass or one after the other."""
+        if len(pieces) == 1 or tapped():
+            done = [self(ids[None], state) for ids, state, _ in pieces]
+            wanted = [(logits, hidden) for (logits, hidden), (_, _, wants) in zip(done, pieces, strict=True) if wants]
+            none = [tuple(part[:0] for part in done[0])]
+            logits, hidden = (torch.cat(parts) for parts in zip(*(wanted or none), strict=True))
+            return logits, hidden
+        x = self.embed(torch.cat([ids for ids, _, _ in pieces])[None])[0]
+        xs = x.split([len(ids) for ids, _, _ in pieces])
+        hidden = self.model.hidden_together(xs, [state for _, state, _ in pieces])
+        lasts = [h[-1] for h, (_, _, wants) in zip(hidden, pieces, strict=True) if wants]
+        if not lasts:
+            return x.new_empty(0, self.config.vocab_size), x.new_empty(0, self.config.hidden_size)
+        last = torch.stack(lasts)
+        return self.head(last), last
+
+    def _check(self, pieces: Sequence[TextPiece]) -> None:
+        """Raise what `together` raises. Ids on a device are not waited for."""
+        for ids, state, _ in pieces:
+            if not len(ids):
+                raise InvalidInputError("A piece without a position.", hint="Expected at least one id.")
+            cache.check_room(state, state["length"] + len(ids))
+            if ids.device.type == "cpu" and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
+                raise IndexError(f"ids from {ids.min()} to {ids.max()} in a vocabulary of {self.config.vocab_size}")
+
     def _compiled(self, ids: torch.Tensor) -> bool:
         return self.step is not None and len(ids) == 1 and not tapped() and self.step.serves(ids.shape[1])
-
-
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
-    """Queries [B, H, T, d] on k and v [B, Hkv, S, d] -> [B, T, H * d]. mask: see `Piece.keys_values`."""
-    B, H, T, d = q.shape
-    if T == 1:  # every query head of a key head as a row: no copies of keys
-        rows = q.view(B, k.shape[1], -1, d)
-        return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale).reshape(B, 1, -1)
-    y = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=k.shape[1] != H
-    )
-    return y.transpose(1, 2).flatten(2)
-
-
-def shown(
-    name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
-) -> torch.Tensor:
-    """As attend, with the probabilities [B, H, T, S] under a tap. S: from the first key that the first query sees."""
-    group, T = q.shape[1] // k.shape[1], q.shape[2]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    scores = (q @ k.transpose(2, 3)).float() * scale
-    if mask is None and T > 1:
-        mask = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    pattern = tap(name, scores.softmax(dim=-1).to(q.dtype))
-    return (pattern @ v).transpose(1, 2).flatten(2)
 
 
 def fused(layers: tuple[nn.Module, ...]) -> tuple[torch.Tensor, torch.Tensor | None] | None:

@@ -1,0 +1,118 @@
+"""Batch: carries a scheduler's plan out as one pass of a model over the caches of all its sequences."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from izwi_lab.backends.memory import is_out_of_memory
+from izwi_lab.engine.plan import Piece, Plan
+from izwi_lab.engine.pool import Pool
+from izwi_lab.engine.tables import StateManager
+from izwi_lab.families.shared.steps import Prompt, Reading, Session, Step
+
+if TYPE_CHECKING:
+    from izwi_lab.families.protocols import BatchModel
+    from izwi_lab.families.shared.sampling import Sampling
+
+_log = logging.getLogger(__name__)
+Found = Step | Exception | None
+_AGAIN = 256  # positions at once of a state that is read again
+
+
+class Batch:
+    """The sessions of a model that are stepped together. blocks: who says where their positions lie."""
+
+    def __init__(self, model: BatchModel, blocks: StateManager) -> None:
+        self._model, self._rewritable = model, blocks.rewritable
+        stats = blocks.stats()
+        self._pool = Pool(model, stats.total, stats.block_size) if model.pageable else None
+        self._slots: set[Session] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches."""
+        if self._pool is not None:
+            return self._pool.nbytes
+        return sum(session.nbytes for session in self._slots)
+
+    def enter(self, session: Session, prompt: Prompt) -> int:
+        """Let a session in, to read a prompt; returns how many positions it holds already."""
+        held = session.position
+        self._model.enter(session, prompt)
+        if self._pool is None:
+            self._slots.add(session)
+        return held
+
+    def forget(self, session: Session) -> None:
+        """A session is over, or gave its room up."""
+        if self._pool is not None:
+            self._pool.forget(session)
+        self._slots.discard(session)
+
+    def run(
+        self, plan: Plan, sessions: Mapping[str, Session], samplings: Mapping[str, Sampling | None]
+    ) -> dict[str, Found] | None:
+        """What came of each piece, by sequence: a Step where logits are wanted, or the error of this piece alone.
+
+        None where there was no memory for it, and the plan must be taken back.
+        """
+        if self._pool is not None:
+            self._pool.copy(plan.copies)
+        try:
+            readings = [self._reading(piece, sessions, samplings) for piece in plan.pieces]
+            found = self._model.step_many(readings)
+        except Exception as error:
+            return self._failed(error, plan, sessions, samplings)
+        return {piece.sequence.id: each for piece, each in zip(plan.pieces, found, strict=True)}
+
+    def _reading(
+        self, piece: Piece, sessions: Mapping[str, Session], samplings: Mapping[str, Sampling | None]
+    ) -> Reading:
+        sequence = piece.sequence
+        session = sessions[sequence.id]
+        if self._pool is not None:
+            self._pool.give(session, sequence.table.ids)
+        if session.position != piece.start:  # others had read what comes before, or it must be read again
+            self._model.stand(session, piece.start)
+        return Reading(session, piece.start, piece.stop, piece.wants_logits, samplings.get(sequence.id))
+
+    def _failed(
+        self,
+        error: Exception,
+        plan: Plan,
+        sessions: Mapping[str, Session],
+        samplings: Mapping[str, Sampling | None],
+    ) -> dict[str, Found] | None:
+        if is_out_of_memory(error):
+            _log.warning("a step of %d tokens ran out of memory; it is tried again in parts", plan.tokens)
+            return None
+        found: dict[str, Found] = {}
+        for piece in plan.pieces:
+            try:
+                found[piece.sequence.id] = self._again(piece, sessions, samplings)
+            except Exception as its_own:
+                if is_out_of_memory(its_own):
+                    return None
+                found[piece.sequence.id] = its_own
+        return found
+
+    def _again(
+        self, piece: Piece, sessions: Mapping[str, Session], samplings: Mapping[str, Sampling | None]
+    ) -> Step | None:
+        """A piece of a pass that failed, alone: whose fault it was, this will tell.
+
+        A state that cannot be written again where it stands is read again from its first position on.
+        """
+        reading = self._reading(piece, sessions, samplings)
+        starts = [reading.start] if self._rewritable else range(0, reading.stop, _AGAIN)
+        step: Step | Exception | None = None
+        for start in starts:
+            self._model.stand(reading.session, start)
+            stop = reading.stop if self._rewritable else min(start + _AGAIN, reading.stop)
+            (step,) = self._model.step_many([replace(reading, start=start, stop=stop)])
+        if isinstance(step, Exception):
+            raise step
+        return step

@@ -1,0 +1,340 @@
+"""Lane: the requests of one model, and the steps that take them on together. Everything here runs on one thread.
+
+A job's course asks for steps (`families/shared/course.py`). Prefills and decodes become sequences of the scheduler,
+whose plans are carried out as one pass of the model; what cannot be shared is done alone, in turns with the passes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from izwi_lab.engine.admission import Admission
+from izwi_lab.engine.aside import Aside, kind_of
+from izwi_lab.engine.batch import Batch
+from izwi_lab.engine.block_view import BlockMap, PrefixTree
+from izwi_lab.engine.blocks import BlockManager
+from izwi_lab.engine.job import Job
+from izwi_lab.engine.metrics import EngineMetrics
+from izwi_lab.engine.pace import Pace
+from izwi_lab.engine.plan import Plan, Policy, Result
+from izwi_lab.engine.request import FinishReason, Request, Sequence, Sharing
+from izwi_lab.engine.scheduler import Scheduler
+from izwi_lab.engine.slots import SlotManager
+from izwi_lab.engine.tables import StateManager
+from izwi_lab.engine.timeline import Explanation, StepRecord, Timeline
+from izwi_lab.errors import Cancelled, IzwiError
+from izwi_lab.families.protocols import BatchModel
+from izwi_lab.families.shared.course import Alone, Ask, Decode, Prefill, Shared
+from izwi_lab.results import AudioChunk
+
+if TYPE_CHECKING:
+    from izwi_lab.families.protocols import Model
+    from izwi_lab.families.shared.steps import Session
+
+_SLOT_BYTES = 1  # what one slot's state takes is known only when it has grown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneOptions:
+    """How the requests of a model share a device.
+
+    sequences: in one step at most. block: positions of one. step_s: seconds that a step with prompts should take.
+    step_tokens: of prompts in one step at most. kv_bytes: of keys and values in all; a model can always hold one
+    sequence as long as its context.
+    """
+
+    sequences: int = 32
+    block: int = 16
+    step_s: float = 0.05
+    step_tokens: int = 512
+    kv_bytes: int = 4_000_000_000
+    policy: Policy = Policy.PRIORITY
+
+
+class Lane:
+    """One model's jobs. name: of the model, in metrics and timeline.
+
+    cache_bytes: of the caches, for what nobody uses but a later prompt may begin with; None: as long as there is room.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        options: LaneOptions,
+        *,
+        cache_bytes: int | None,
+        metrics: EngineMetrics,
+        timeline: Timeline,
+        admission: Admission,
+    ) -> None:
+        self.name, self.model, self.options = name, model, options
+        self.metrics, self._timeline, self._admission = metrics, timeline, admission
+        self._pace = Pace(options.step_s, most=options.step_tokens)
+        blocks = _state_manager(model, options, cache_bytes)
+        self.scheduler = Scheduler(options.policy, self._pace.limits(sequences=options.sequences), blocks)
+        self._batch = Batch(model, blocks) if isinstance(model, BatchModel) else None
+        self._jobs: dict[str, Job] = {}  # all of them
+        self._reading: dict[str, tuple[Job, Session]] = {}  # by the id of their sequence
+        self._aside = Aside(model)
+        self._finished: list[tuple[Job, Exception | None]] = []  # their readers are still to be told
+        self._passes_next = True
+        self._owes = False  # what ended without a step is still to be counted
+
+    def __len__(self) -> int:
+        """Jobs under way."""
+        return len(self._jobs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the caches."""
+        return self._batch.nbytes if self._batch is not None else 0
+
+    @property
+    def ready(self) -> bool:
+        """True if there is something to do now."""
+        return bool(self._owes or len(self.scheduler) or self._aside.ready)
+
+    def add(self, job: Job) -> None:
+        """A new request, which asks for something already."""
+        self._jobs[job.id] = job
+        self._met(job)
+
+    def stop_cancelled(self) -> None:
+        """End what its caller does not want any more, or what is late."""
+        for job in [job for job in self._jobs.values() if job.token.cancelled]:
+            try:
+                job.token.check()
+            except Cancelled as error:
+                self._interrupt(job, error)
+
+    def step(self) -> None:
+        """One pass over sequences, or one piece of other work; in turns where there are both."""
+        if self._aside.ready and not (self._passes_next and (self._owes or len(self.scheduler))):
+            self._passes_next = True
+            self._do_aside()
+        else:
+            self._passes_next = False
+            self._pass()
+
+    def settle(self) -> None:
+        """Tell the readers of what ended. Models may leave with it, this one too."""
+        finished, self._finished = self._finished, []
+        for job, error in finished:
+            job.on_end()
+            job.outbox.end(error)
+
+    def explain(self) -> Explanation:
+        """What ran, where everything lies, and what later prompts would find."""
+        blocks = self.scheduler.blocks
+        steps = self._timeline.steps(model=self.name)
+        return Explanation(steps, BlockMap.of(blocks, self.scheduler.running), PrefixTree.of(blocks))
+
+    def close(self, error: Exception) -> None:
+        """End all jobs with an error."""
+        for job in list(self._jobs.values()):
+            self._interrupt(job, error)
+        self.metrics.forget(self.name)
+
+    # a pass over the model
+
+    def _pass(self) -> None:
+        self._owes = False
+        self.scheduler.limits = self._pace.limits(sequences=self.options.sequences)
+        plan = self.scheduler.plan(time.perf_counter())
+        self._let_go(plan)
+        if not plan or self._batch is None:
+            self.metrics.stepped(self.name, plan, (), self.scheduler, seconds=0.0, now=time.perf_counter())
+            return
+        for piece in plan.pieces:
+            self._admit(piece.sequence)
+        began = time.perf_counter()
+        found = self._batch.run(plan, {i: session for i, (_, session) in self._reading.items()}, self._samplings())
+        if found is None:
+            now = time.perf_counter()
+            ended = self.scheduler.out_of_memory(plan, now=now)
+            for sequence in ended:
+                self._ended_without(sequence)
+        else:
+            results = {i: result for i, step in found.items() if (result := self._told(i, step)) is not None}
+            now = time.perf_counter()
+            ended = self.scheduler.done(plan, results, now=now)
+            for sequence in ended:
+                self._forget(sequence)
+        self._note(plan, ended, began, now)
+
+    def _let_go(self, plan: Plan) -> None:
+        """Who gave up their blocks, or ended without a step."""
+        for sequence in plan.preempted:
+            if sequence.id in self._reading and self._batch is not None:
+                self._batch.forget(self._reading[sequence.id][1])
+        for sequence in plan.finished:
+            self._ended_without(sequence)
+
+    def _ended_without(self, sequence: Sequence) -> None:
+        """A sequence ended though its course goes on: late, or too large for the memory there is."""
+        job = self._forget(sequence)
+        if job is not None:
+            error = sequence.error or Cancelled("The work ran past its deadline.", hint="Give it a longer timeout_s.")
+            self._drive(job, lambda: job.course.throw(error))
+
+    def _told(self, sequence_id: str, step: Any) -> Result | None:
+        """Give a job its step, and see what it says: the next token, or the end."""
+        job, session = self._reading[sequence_id]
+        ask, sequence = job.ask, job.sequence
+        if isinstance(step, Exception):
+            self._drive(job, lambda: job.course.throw(step))
+            return Result(error=step)
+        if step is None:
+            return None
+        if isinstance(ask, Prefill) and sequence is not None:
+            ask.cached = sequence.cached
+        error = self._drive(job, lambda: job.course.send(step))
+        if error is not None:
+            return Result(error=error)
+        if isinstance(job.ask, Decode) and job.sequence is sequence:
+            return Result(token=session.tokens[-1])
+        return Result(finish=FinishReason.LENGTH if session.finish_reason == "length" else FinishReason.STOP)
+
+    def _samplings(self) -> dict[str, Any]:
+        """What a model is told of the choices inside a step, by sequence."""
+        return {i: job.ask.sampling for i, (job, _) in self._reading.items() if isinstance(job.ask, Decode)}
+
+    def _admit(self, sequence: Sequence) -> None:
+        """It has its place in the batch now."""
+        if sequence.id in self._reading:
+            self._leave_queue(self._reading[sequence.id][0])
+
+    def _note(self, plan: Plan, ended: tuple[Sequence, ...], began: float, now: float) -> None:
+        seconds = now - began
+        prefill = sum(piece.count for piece in plan.pieces if not piece.decode)
+        self._pace.learn(prefill=prefill, decode=plan.tokens - prefill, seconds=seconds)
+        self.metrics.stepped(self.name, plan, ended, self.scheduler, seconds=seconds, now=now)
+        stats = self.scheduler.blocks.stats()
+        self._timeline.add(StepRecord.of(self.name, plan, ended, stats, start_s=began, seconds=seconds))
+
+    # jobs
+
+    def _drive(self, job: Job, go: Callable[[], Any]) -> Exception | None:
+        """Take a job to what it asks for next, or to its end; the error that it ended with."""
+        job.ask = None
+        try:
+            item = go()
+            while not isinstance(item, Ask):
+                self._put(job, item)
+                item = next(job.course)
+        except StopIteration:
+            self._finish(job, None)
+            return None
+        except Exception as error:
+            self._finish(job, error)
+            return error
+        job.ask = item
+        self._met(job)
+        return None
+
+    def _put(self, job: Job, piece: Any) -> None:
+        if isinstance(piece, AudioChunk):
+            if not job.audio_s:
+                self.metrics.first_audio(self.name, time.perf_counter() - job.outbox.started_s)
+            job.audio_s += piece.audio.duration_s
+        job.outbox.put(piece)
+
+    def _met(self, job: Job) -> None:
+        """See that what a job asks for is done in some later step."""
+        ask = job.ask
+        if isinstance(ask, (Alone, Shared)):
+            self._aside.add(job)
+        elif isinstance(ask, Prefill):
+            try:
+                self._open(job, ask)
+            except Exception as error:
+                problem = error
+                self._drive(job, lambda: job.course.throw(problem))
+        elif job.sequence is None or not isinstance(ask, Decode) or ask.session is not self._session(job):
+            problem = IzwiError(f"A course asked for {ask!r:.80}, which nobody prefilled.")
+            self._drive(job, lambda: job.course.throw(problem))
+
+    def _open(self, job: Job, ask: Prefill) -> None:
+        assert self._batch is not None
+        held = self._batch.enter(ask.session, ask.prompt)
+        job.prefills += 1
+        request = Request(
+            id=f"{job.id}/{job.prefills}",
+            prompt=tuple(ask.session.prompt_ids),
+            max_new_tokens=ask.most + 1,
+            arrival_s=time.perf_counter() if job.prefills > 1 else job.outbox.started_s,
+            model=self.name,
+            tenant=job.tenant,
+            priority=job.priority,
+            sharing=Sharing.NOTHING if ask.repeatable else Sharing.ALL,
+        )
+        sequence = self.scheduler.add(request)
+        sequence.table.held = held
+        job.sequence = sequence
+        self._reading[sequence.id] = job, ask.session
+
+    def _do_aside(self) -> None:
+        """What a job asks for that is no step, with those who ask for the same kind."""
+        jobs = self._aside.take()
+        kind, began = kind_of(jobs[0]), time.perf_counter()
+        for job in jobs:
+            self._leave_queue(job)
+        for job, met in zip(jobs, self._aside.meet(jobs), strict=True):
+            self._answer(job, met)
+        blocks, seconds = self.scheduler.blocks.stats(), time.perf_counter() - began
+        names = tuple(job.id for job in jobs)
+        self._timeline.add(StepRecord.aside(self.name, kind, names, blocks, start_s=began, seconds=seconds))
+
+    def _answer(self, job: Job, met: Any) -> None:
+        if isinstance(met, Exception):
+            self._drive(job, lambda: job.course.throw(met))
+        else:
+            self._drive(job, lambda: job.course.send(met))
+
+    def _interrupt(self, job: Job, error: Exception) -> None:
+        if job.sequence is not None:
+            self._owes = self.scheduler.cancel(job.sequence.id) or self._owes
+            self._forget(job.sequence)
+        self._aside.discard(job)
+        self._drive(job, lambda: job.course.throw(error))
+        if job.id in self._jobs and job.token.cancelled:  # it caught the error and asks for more
+            job.course.close()
+            self._finish(job, error)
+
+    def _forget(self, sequence: Sequence) -> Job | None:
+        """A sequence is over; its job, which may go on."""
+        job, session = self._reading.pop(sequence.id, (None, None))
+        if session is not None and self._batch is not None:
+            self._batch.forget(session)
+        if job is not None and job.sequence is sequence:
+            job.sequence = None
+        return job
+
+    def _session(self, job: Job) -> Session | None:
+        return None if job.sequence is None else self._reading[job.sequence.id][1]
+
+    def _finish(self, job: Job, error: Exception | None) -> None:
+        if self._jobs.pop(job.id, None) is not None:
+            self._leave_queue(job, started=False)
+            self._finished.append((job, error))
+            if job.audio_s and error is None:
+                self.metrics.audio(self.name, job.audio_s, time.perf_counter() - job.outbox.started_s)
+
+    def _leave_queue(self, job: Job, *, started: bool = True) -> None:
+        if job.ticket is not None:
+            self._admission.leave(job.ticket, now=time.perf_counter(), started=started)
+            job.ticket = None
+
+
+def _state_manager(model: Model, options: LaneOptions, cache_bytes: int | None) -> StateManager:
+    """Blocks where a model's states can be paged, else as many slots as there may be sequences."""
+    if not isinstance(model, BatchModel) or not model.pageable:
+        return SlotManager(options.sequences, _SLOT_BYTES)
+    block_bytes = options.block * model.position_bytes
+    longest = -(-(model.max_positions + 1) // options.block)
+    blocks = max(options.kv_bytes // block_bytes, longest)
+    return BlockManager(blocks, options.block, block_bytes, cache_bytes=cache_bytes)

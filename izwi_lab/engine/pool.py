@@ -1,0 +1,71 @@
+"""Pool: the arrays behind a model's blocks. They grow as blocks are given out, up to what the block manager has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from izwi_lab.engine.tables import BlockCopy
+
+if TYPE_CHECKING:
+    from izwi_lab.families.protocols import BatchModel
+    from izwi_lab.families.shared.steps import Session
+
+_FIRST = 64  # blocks to begin with
+_AXIS = 2  # of positions, in [1, heads, positions, width] and [1, heads, positions]
+
+
+class Pool:
+    """Blocks of `block` positions for a model. limit: as many as there will ever be."""
+
+    def __init__(self, model: BatchModel, limit: int, block: int) -> None:
+        self._model, self.limit, self.block = model, limit, block
+        self.blocks = 0
+        self._arrays: dict[str, list[Any]] = {}
+        self._tables: dict[Session, list[int]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(int(a.nbytes) for arrays in self._arrays.values() for a in arrays if a is not None)
+
+    def give(self, session: Session, ids: list[int]) -> None:
+        """Let a session's positions lie in these blocks."""
+        if self._tables.get(session) == ids:
+            return
+        if (needed := max(ids) + 1) > self.blocks:
+            self._grow(needed)
+        state = self._model.caches(session)
+        if session not in self._tables:
+            state.update(self._arrays)
+            state["conv"] = [None] * len(next(iter(self._arrays.values())))
+            state["block"] = self.block
+        state["blocks"] = self._model.backend.array(np.asarray(ids, np.int32))
+        self._tables[session] = list(ids)
+
+    def forget(self, session: Session) -> None:
+        """A session is over, or gave its blocks up."""
+        self._tables.pop(session, None)
+
+    def copy(self, copies: tuple[BlockCopy, ...]) -> None:
+        """Copy whole blocks."""
+        for each in copies:
+            self._grow(max(each.source, each.target) + 1)
+            source, target = (slice(n * self.block, (n + 1) * self.block) for n in (each.source, each.target))
+            for array in (a for arrays in self._arrays.values() for a in arrays if a is not None):
+                array[:, :, target] = array[:, :, source]
+
+    def _grow(self, needed: int) -> None:
+        """Sessions hold the lists, whose arrays are replaced by longer ones."""
+        if needed <= self.blocks:
+            return
+        size = min(self.limit, max(needed, 2 * self.blocks, _FIRST))
+        fresh, held = self._model.pool(size, self.block), self.blocks * self.block
+        for name, arrays in fresh.items():
+            lists = self._arrays.setdefault(name, [None] * len(arrays))
+            for layer, array in enumerate(arrays):
+                if array is not None and held:
+                    array[:, :, :held] = lists[layer]
+                lists[layer] = array
+        self.blocks = size

@@ -1,0 +1,210 @@
+"""What goes wrong in one request stays there: cancels, errors, lack of memory; and what is shared is the tenant's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lanes import ask, lane, pieces, run, talker, tokens
+
+from izwi_lab.engine.request import Priority
+from izwi_lab.errors import Cancelled, InvalidInputError, MemoryBudgetError
+from izwi_lab.families.shared.chat_options import ChatOptions
+from izwi_lab.families.shared.steps import Prompt
+
+
+def prompt(size=20, first=3):
+    return Prompt(np.arange(first, first + size, dtype=np.int32))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return talker()
+
+
+@pytest.fixture(scope="module")
+def slotted():
+    return talker("slots")
+
+
+def steps(made, count):
+    for _ in range(count):
+        made.stop_cancelled()
+        made.settle()
+        if made.ready:
+            made.step()
+            made.settle()
+
+
+def test_a_cancel_frees_blocks_within_one_step(model):
+    made = lane(model)
+    job = ask(model, prompt(40), ChatOptions(max_tokens=100))
+    made.add(job)
+    steps(made, 10)
+    assert made.scheduler.blocks.stats().used >= 5
+    job.token.cancel()
+    steps(made, 1)
+    assert (made.scheduler.blocks.stats().used, len(made)) == (0, 0)
+    assert pieces(job)[-1].finish_reason == "cancelled"
+    steps(made, 1)
+    assert made.metrics.ended.value("tiny", "cancelled") == 1
+
+
+def test_a_late_request_in_the_queue_ends_too(model):
+    made = lane(model, sequences=1)
+    first, second = (ask(model, prompt(30), ChatOptions(max_tokens=60)) for _ in range(2))
+    made.add(first)
+    made.add(second)
+    steps(made, 3)
+    second.token.cancel()
+    steps(made, 1)
+    assert pieces(second)[-1].finish_reason == "cancelled"
+    run(made)
+    assert len(tokens(pieces(first))) > 0
+
+
+@pytest.mark.parametrize("kind", ["paged", "slots"])
+def test_an_error_in_a_pass_ends_the_one_that_has_it(kind, monkeypatch):
+    model = talker(kind)
+    made, jobs = lane(model), [ask(model, prompt(20 + i), ChatOptions(max_tokens=12)) for i in range(5)]
+    expected = [model.generate(prompt(20 + i), max_tokens=12).tokens for i in range(5)]
+    for job in jobs:
+        made.add(job)
+    together, bad = model.net.together, jobs[2].ask.session
+
+    def failing(pieces):
+        if any(state is bad.state for _, state, _ in pieces):
+            for _, state, _ in pieces:
+                state["length"] += 1  # as far as it came
+            raise RuntimeError("a device-side assertion")
+        return together(pieces)
+
+    steps(made, 2)
+    monkeypatch.setattr(model.net, "together", failing)
+    run(made)
+    for number, job in enumerate(jobs):
+        if number == 2:
+            with pytest.raises(RuntimeError, match="device-side"):
+                pieces(job)
+        else:
+            assert tokens(pieces(job)) == expected[number]
+    assert made.scheduler.blocks.stats().used == 0
+    assert made.metrics.ended.value("tiny", "error") == 1
+
+
+def test_an_error_in_a_choice_ends_the_one_that_has_it(model, monkeypatch):
+    made, jobs = lane(model), [ask(model, prompt(20 + i), ChatOptions(max_tokens=12)) for i in range(3)]
+    for job in jobs:
+        made.add(job)
+    sample, bad = model.sample, jobs[1].ask.session
+
+    def failing(session, step, sampling=None, *, allowed=None):
+        if session is bad and len(session.tokens) == 4:
+            raise InvalidInputError("The logits hold NaN.")
+        return sample(session, step, sampling, allowed=allowed)
+
+    monkeypatch.setattr(model, "sample", failing)
+    run(made)
+    with pytest.raises(InvalidInputError, match="NaN"):
+        pieces(jobs[1])
+    assert [len(tokens(pieces(jobs[i]))) for i in (0, 2)] == [12, 12]
+    assert made.scheduler.blocks.stats().used == 0
+
+
+@pytest.mark.parametrize("kind", ["paged", "slots"])
+def test_out_of_memory_preempts_and_goes_on(kind, monkeypatch):
+    model = talker(kind)
+    expected = [model.generate(prompt(30 + i), max_tokens=20).tokens for i in range(6)]
+    made, jobs = lane(model), [ask(model, prompt(30 + i), ChatOptions(max_tokens=20)) for i in range(6)]
+    for job in jobs:
+        made.add(job)
+    together, failed = model.net.together, []
+
+    def scarce(pieces):
+        if sum(len(ids) for ids, _, _ in pieces) > 4 and len(failed) < 5:
+            failed.append(len(pieces))
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return together(pieces)
+
+    steps(made, 6)
+    monkeypatch.setattr(model.net, "together", scarce)
+    run(made)
+    assert [tokens(pieces(job)) for job in jobs] == expected
+    assert len(failed) > 0
+    assert made.metrics.preemptions.value("tiny") > 0
+
+
+def test_what_never_fits_ends_with_what_to_do(model, monkeypatch):
+    made, job = lane(model), ask(model, prompt(), ChatOptions(max_tokens=5))
+    made.add(job)
+
+    def none(pieces):
+        raise MemoryError
+
+    monkeypatch.setattr(model.net, "together", none)
+    run(made)
+    with pytest.raises(MemoryBudgetError, match="single token"):
+        pieces(job)
+    assert made.scheduler.blocks.stats().used == 0
+
+
+def test_a_beginning_that_was_read_is_not_read_again(model):
+    made = lane(model, blocks=64)
+    for tenant, cached in (("ada", 0), ("ada", 32), ("bob", 0)):
+        job = ask(model, prompt(40), ChatOptions(max_tokens=4), tenant=tenant)
+        made.add(job)
+        run(made)
+        deltas = pieces(job)
+        assert deltas[-1].usage.cached_tokens == cached
+        assert tokens(deltas) == model.generate(prompt(40), max_tokens=4).tokens
+
+
+def test_the_next_turn_finds_the_answer_of_the_last(model):
+    made, asked = lane(model, blocks=64), prompt(30)
+    made.add(first := ask(model, asked, ChatOptions(max_tokens=30)))
+    run(made)
+    longer = Prompt(np.concatenate((asked.ids, np.asarray(tokens(pieces(first)), np.int32), [9, 9, 9])))
+    made.add(second := ask(model, longer, ChatOptions(max_tokens=4)))
+    run(made)
+    deltas = pieces(second)
+    assert deltas[-1].usage.cached_tokens >= 48
+    assert tokens(deltas) == model.generate(longer, max_tokens=4).tokens
+
+
+def test_urgent_requests_come_first(model):
+    made = lane(model, sequences=1)
+    jobs = {p: ask(model, prompt(), ChatOptions(max_tokens=8), priority=p) for p in (Priority.LOW, Priority.HIGH)}
+    made.add(ask(model, prompt(), ChatOptions(max_tokens=8)))
+    steps(made, 1)
+    for job in jobs.values():
+        made.add(job)
+    while not jobs[Priority.HIGH].outbox.ended:
+        steps(made, 1)
+    assert not jobs[Priority.LOW].outbox.ended
+    run(made)
+
+
+def test_what_is_left_ends_with_the_lane(model):
+    made, job = lane(model), ask(model, prompt(), ChatOptions(max_tokens=90))
+    made.add(job)
+    steps(made, 3)
+    made.close(Cancelled("The model was unloaded."))
+    made.settle()
+    assert pieces(job)[-1].finish_reason == "cancelled"
+    assert len(made) == 0
+
+
+def test_a_course_that_asks_for_nonsense_is_told_so(model):
+    made = lane(model)
+
+    def odd():
+        from izwi_lab.families.shared.course import Decode
+
+        yield Decode(model.session())
+
+    course = odd()
+    job = ask(model, prompt(), ChatOptions(max_tokens=2))
+    job.course, job.ask = course, next(course)
+    made.add(job)
+    made.settle()
+    with pytest.raises(Exception, match="nobody prefilled"):
+        pieces(job)
