@@ -53,8 +53,9 @@ class Pool:
         for each in copies:
             self._grow(max(each.source, each.target) + 1)
             source, target = (slice(n * self.block, (n + 1) * self.block) for n in (each.source, each.target))
-            for array in (a for arrays in self._arrays.values() for a in arrays if a is not None):
-                array[:, :, target] = array[:, :, source]
+            with self._model.backend.inference():
+                for array in (a for arrays in self._arrays.values() for a in arrays if a is not None):
+                    array[:, :, target] = array[:, :, source]
 
     def _grow(self, needed: int) -> None:
         """Sessions hold the lists, whose arrays are replaced by longer ones."""
@@ -62,10 +63,12 @@ class Pool:
             return
         size = min(self.limit, max(needed, 2 * self.blocks, _FIRST))
         fresh, held = self._model.pool(size, self.block), self.blocks * self.block
-        for name, arrays in fresh.items():
-            lists = self._arrays.setdefault(name, [None] * len(arrays))
-            for layer, array in enumerate(arrays):
-                if array is not None and held:
-                    array[:, :, :held] = lists[layer]
-                lists[layer] = array
+        with self._model.backend.inference():
+            for name, arrays in fresh.items():
+                lists = self._arrays.setdefault(name, [None] * len(arrays))
+                for layer, array in enumerate(arrays):
+                    if array is not None and held:
+                        array[:, :, :held] = lists[layer]
+                    lists[layer] = array
+            self._model.backend.evaluate(self._arrays)  # else the shorter ones live on until somebody looks
         self.blocks = size

@@ -128,7 +128,8 @@ class Scheduler:
         # Who was admitted with all in the caches but the token said last has nothing to read, and no piece yet.
         reading = [s for s in self._roster.running if not s.decoding or s not in ran]
         answering = pieces or any(s.decoding for s in reading)
-        pieces += self._prefills(reading, now, left, self.limits.max_prefill_piece if answering else left)
+        most = self.limits.max_prefill_piece if answering else left
+        pieces += self._prefills(reading, now, left, most, patient=tokens == self.limits.max_tokens)
         for piece in pieces:
             piece.sequence.last_step = self._steps
         for sequence in self._ended:
@@ -214,8 +215,8 @@ class Scheduler:
                 pieces.append(Piece(sequence, sequence.computed, 1, wants_logits=True, decode=True))
         return pieces, preempted
 
-    def _prefills(self, reading: list[Sequence], now: float, left: int, most: int) -> list[Piece]:
-        """Pieces of prompts, each of at most `most` and all of at most `left`.
+    def _prefills(self, reading: list[Sequence], now: float, left: int, most: int, *, patient: bool) -> list[Piece]:
+        """Pieces of prompts, each of at most `most` and all of at most `left`. patient: see `_cut`.
 
         Within a level (the priority, and one more for each ageing_s of waiting) the one that needs least is first.
         """
@@ -226,9 +227,11 @@ class Scheduler:
         pieces: list[Piece] = []
         pending: set[bytes] = set()
         for sequence in sorted(reading, key=lambda s: (-self._level(s, now), s.remaining, s.rank)):
-            count = min(sequence.remaining, most, left)
-            if not count:
+            count = _cut(sequence.remaining, min(most, left), patient=patient and self.limits.min_prefill > 2)
+            if not left:
                 break
+            if not count:
+                continue
             start, stop = sequence.computed, sequence.computed + count
             ours = self.blocks.pending(sequence.table, sequence.tokens, start, stop)
             if ours and ours[0] in pending:
@@ -253,6 +256,18 @@ class Scheduler:
     def _ends(self, plan: Plan) -> None:
         if plan is not self._under_way:
             raise IzwiError(f"Step {plan.step} is not under way.", hint="Give the plan that was made last.")
+
+
+def _cut(remaining: int, room: int, *, patient: bool) -> int:
+    """How many tokens to read now, so that no single one is left over or read alone; 0 to wait for more room.
+
+    Kernels may round a lone row otherwise than one of several, and a seed should not depend on who else was there.
+    patient: there will be more room; else a single one is better than waiting without end.
+    """
+    if remaining <= room:
+        return remaining
+    count = room - 1 if remaining - room == 1 else room
+    return count if count > 1 else 0 if patient else min(1, room)
 
 
 def _check(piece: Piece, result: Result | None) -> None:

@@ -7,14 +7,14 @@ import importlib.util
 import math
 from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 from izwi_lab import families
 from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant, Task
 from izwi_lab.errors import AudioError, InvalidInputError
-from izwi_lab.families.protocols import DirectedSpeechModel
+from izwi_lab.families.protocols import BatchModel, DirectedSpeechModel, SharingModel
 from izwi_lab.results import AudioChunk
 from izwi_lab.runtime.registry import Lease
 from izwi_lab.runtime.script import Script, by_itself
@@ -85,8 +85,25 @@ def script(lease: Lease, request: SpeechRequest, cancel: CancelToken, *, whole: 
     if not directed:
         _refuse_directions(model.variant.id, request)
     options = _directed(request, cancel) if directed else _common(request, cancel)
+    if directed and isinstance(model, BatchModel):
+        return _talked(model, request.text, options)
+    if not directed and isinstance(model, SharingModel):
+        said: Any = cast(Any, model).course(request.text, **options)
+        return Script(said.chunks, lambda pieces, _: said.speech(pieces))
     return by_itself(
         whole, lambda: model.generate(request.text, **options), lambda: model.stream(request.text, **options)
+    )
+
+
+def _talked(model: Any, text: str, options: dict[str, Any]) -> Script:
+    """Frame by frame, with the frames of others."""
+    from izwi_lab.families.qwen3_tts import talk
+
+    cancel, telling = options.pop("cancel"), talk.Telling()
+    asked = talk.SpeechOptions(**options)
+    return Script(
+        lambda: talk.course(model, text, asked, cancel=cancel, telling=telling),
+        lambda said, started_s: talk.gathered(model, text, said, telling, started_s),
     )
 
 

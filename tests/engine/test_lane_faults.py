@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from lanes import ask, lane, pieces, run, talker, tokens
 
+from izwi_lab.backends.mlx_backend import MLXBackend
+from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.engine.request import Priority
 from izwi_lab.errors import Cancelled, InvalidInputError, MemoryBudgetError
 from izwi_lab.families.shared.chat_options import ChatOptions
@@ -168,6 +172,20 @@ def test_the_next_turn_finds_the_answer_of_the_last(model):
     deltas = pieces(second)
     assert deltas[-1].usage.cached_tokens >= 48
     assert tokens(deltas) == model.generate(longer, max_tokens=4).tokens
+
+
+@pytest.mark.parametrize("backend", [TorchBackend, partial(MLXBackend, "cpu")])
+def test_the_pool_grows_under_those_who_use_it(backend):
+    model = talker(backend=backend())
+    made = lane(model, blocks=400, block=2)
+    jobs = [ask(model, prompt(60 + i), ChatOptions(max_tokens=20)) for i in range(4)]
+    for job in jobs:
+        made.add(job)
+        steps(made, 4)
+    run(made)
+    assert made.nbytes > 64 * 2 * model.position_bytes
+    for i, job in enumerate(jobs):
+        assert tokens(pieces(job)) == model.generate(prompt(60 + i), max_tokens=20).tokens
 
 
 def test_urgent_requests_come_first(model):

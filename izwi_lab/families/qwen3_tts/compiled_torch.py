@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,15 +35,29 @@ class Compiled:
         """Embeddings [T, H] -> logits [1, V], hidden [1, H] of the last; the state grows by T."""
         return self._talker.run_rows(x, (), state)
 
-    def predict(self, hidden: torch.Tensor, c0: int, choose: Callable[[torch.Tensor, int], int]) -> list[int]:
-        """As `TTSNet.predict`."""
-        state = self._caches.__dict__.setdefault("state", cache.empty())
-        state["length"] = 0
-        codes, rows = [c0], hidden
+    def talk_together(self, pieces: Sequence[tuple[torch.Tensor, dict[str, Any]]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pieces (embeddings [T, H], state) of several sequences: logits [N, V], hidden [N, H] of the last of each."""
+        return self._talker.run_rows_together([(x, (), state) for x, state in pieces])
+
+    def predict_together(
+        self,
+        hidden: Sequence[torch.Tensor],
+        firsts: Sequence[int],
+        choose: Callable[[torch.Tensor, int], Sequence[int]],
+    ) -> list[list[int]]:
+        """As `TTSNet.predict_together`."""
+        held = self._caches.__dict__.setdefault("states", [])
+        held += [cache.empty() for _ in range(len(firsts) - len(held))]
+        states = held[: len(firsts)]
+        for state in states:
+            state["length"] = 0
+        codes, rows = [[first] for first in firsts], list(hidden)
         for index, given in enumerate(self._inputs, 1):
-            logits, _ = self._predictor.run_rows(rows, codes[-1:], state, given)
-            codes.append(choose(logits, index))
-            rows = None
+            pieces = [(row, frame[-1:], state) for row, frame, state in zip(rows, codes, states, strict=True)]
+            logits, _ = self._predictor.run_rows_together(pieces, given)
+            for frame, code in zip(codes, choose(logits, index), strict=True):
+                frame.append(code)
+            rows = [None] * len(rows)
         return codes
 
 

@@ -5,6 +5,7 @@ Shapes: V the talker's vocabulary, K codebooks, F frames, T positions, H talker 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from izwi_lab.families.qwen3_tts.model import Qwen3TTS
 
 _NATIVE = ("hidden", "logits", "trailing")
+ENTERED = ("layout", "embedded")  # in the state of a session that steps with others; see batch.py
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -135,9 +137,21 @@ def _fits(layout: Layout, config: TTSConfig) -> bool:
     )
 
 
+def due(session: Session) -> int | None:
+    """The code said last, if its frame is not made yet."""
+    return session.tokens[-1] if not session.done and len(session.tokens) > session.codes.shape[1] else None
+
+
+def ends(session: Session, config: TTSConfig) -> bool:
+    """Whether the next frame is the last: no more are wanted, or the context has no position to read it at."""
+    said: int = session.codes.shape[1]
+    full = len(session.prompt_ids) + said >= config.talker.max_positions
+    return full or said + 1 >= (session.max_tokens or math.inf)
+
+
 def check_going_on(session: Session) -> None:
-    """Raise InvalidInputError for a session that has read nothing or has come to its end."""
-    if session.position == 0:
+    """Raise InvalidInputError for a session that has not read its prompt or has come to its end."""
+    if "opening" not in session.state:
         raise InvalidInputError("This session is empty.", hint="Call prefill first.")
     if session.done:
         raise InvalidInputError(
@@ -153,6 +167,8 @@ def check_token(session: Session, token: int, config: TTSConfig) -> None:
     if not 0 <= token < sounds and token != end:
         raise InvalidInputError(f"Code {token} is no sound.", hint=f"Expected 0 to {sounds - 1}, or {end} to end.")
     check_going_on(session)
+    if due(session) is not None:
+        raise InvalidInputError("The code said last has no frame yet.", hint="Call advance first.")
 
 
 @contextmanager
@@ -194,7 +210,7 @@ def _in_one_go(
         return [0 if sampling.greedy else share(session.rng) for _ in range(model.config.codebooks - 1)]
 
     rules, talker = plain_rules(sampling, model.config.predictor_vocab), session.state["talker"]
-    row = None if ends else _text(session, session.codes.shape[1])
+    row = None if ends else text_at(session, session.codes.shape[1])
     made = model.net.frame(session.state["hidden"], token, row, talker, rules, shares)
     if made is None:
         return None
@@ -204,7 +220,7 @@ def _in_one_go(
     return np.asarray(codes, np.int32), read
 
 
-def _text(session: Session, index: int) -> Native:
+def text_at(session: Session, index: int) -> Native:
     """The text that comes with frame `index`, [1, 1, H]."""
     trailing = session.state["trailing"]
     at = min(index, trailing.shape[1] - 1)
@@ -213,7 +229,7 @@ def _text(session: Session, index: int) -> Native:
 
 def talk(model: Qwen3TTS, session: Session, codes: np.ndarray, index: int) -> tuple[Native, Native]:
     """The talker reads `codes` [K] as frame `index`, with the text that comes with it: logits [1, V], hidden [1, H]."""
-    x = model.net.frames(model.backend.array(codes[None, :, None])) + _text(session, index)
+    x = model.net.frames(model.backend.array(codes[None, :, None])) + text_at(session, index)
     logits, hidden = model.net.talk(x, session.state["talker"])
     model.backend.evaluate(logits, hidden)
     return logits, hidden
@@ -285,7 +301,8 @@ def adopter(config: TTSConfig, backend: Backend, kv_dtype: str | None) -> Callab
             raise CheckpointError(f"The session was saved by another model: {found}, expected {expected}.")
         # What the talker gave stays as it was computed: the compiled step gives float32 whatever the dtype.
         held = {"trailing": _as(state["trailing"], backend)} if "trailing" in state else {}
-        return {**state, **held, "talker": talker(state["talker"])}
+        kept = {name: value for name, value in state.items() if name not in ENTERED}  # it goes on alone
+        return {**kept, **held, "talker": talker(state["talker"])}
 
     return adopt
 

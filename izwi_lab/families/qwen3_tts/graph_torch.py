@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.cache_torch import Frequencies
 from izwi_lab.families.shared.nets.decoder.graph_torch import (
     Capture,
@@ -33,7 +34,8 @@ Made = tuple[list[int], list[float], tuple[torch.Tensor, torch.Tensor] | None]
 class Frames:
     """Frames of a `TTSNet`, which owns this. capture: None where steps cannot be captured.
 
-    Where a capture failed, frames are computed step by step from then on, still with one wait.
+    Where a capture failed, frames are computed step by step from then on, still with one wait; so are those of paged
+    states, whose caches lie elsewhere each time.
     """
 
     def __init__(self, net: Any, frequencies: Frequencies, capture: Capture | None) -> None:
@@ -54,7 +56,7 @@ class Frames:
         net, cuda, numbers = self._net, hidden.is_cuda, torch.tensor((c0, *shares))
         if cuda:
             numbers = numbers.pin_memory()  # else the copy would wait
-        if row is not None and self._graphs is not None:
+        if row is not None and self._graphs is not None and not cache.is_paged(state):
             like, room = net.talker.model.norm.weight, _room(state["length"] + 1, net.config.talker.max_positions)
             found = self._graphs.run(state, like, (hidden, row, numbers), baked=rules, room=room)
             if found is not None:

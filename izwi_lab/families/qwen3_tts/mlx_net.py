@@ -12,8 +12,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from izwi_lab.families.qwen3_tts import choice_mlx
 from izwi_lab.families.qwen3_tts.config import TTSConfig
-from izwi_lab.families.shared.nets.decoder import cache
+from izwi_lab.families.shared.nets.decoder import cache, cache_mlx
 from izwi_lab.families.shared.nets.decoder.mlx_net import Decoder, Dense
 from izwi_lab.families.shared.nets.sampler.mlx_net import Sampler
 from izwi_lab.families.shared.nets.sampler.rules import Rules
@@ -93,6 +94,10 @@ class TTSNet(nn.Module):
         """Empty caches of the talker. kv_dtype: None for the compute dtype, or "int8"."""
         return cache.empty(kv_dtype)
 
+    def pool(self, blocks: int, block: int) -> dict:
+        """Caches of the talker for paged states: room for `blocks` of `block` positions."""
+        return cache_mlx.pool(self.config.talker, mx.zeros(0, self._dtype), blocks, block)
+
     def predictor_state(self) -> dict:
         """Empty caches of the predictor; it begins anew with every frame."""
         return cache.empty()
@@ -117,19 +122,42 @@ class TTSNet(nn.Module):
             last = self.talker.model.hidden(x.astype(self._dtype), state)[:, -1]
             return tap("logits", self.talker.codec_head(last)), last
 
+    def talk_together(self, pieces: Sequence[tuple[mx.array, dict]]) -> tuple[mx.array, mx.array]:
+        """As `talk` for pieces (embeddings [T, H], state) of several sequences: logits [N, V], hidden [N, H]."""
+        with named_under("talker."):
+            rows, states = zip(*((x.astype(self._dtype), state) for x, state in pieces), strict=True)
+            last = mx.stack([x[-1] for x in self.talker.model.hidden_together(rows, states)])
+            return tap("logits", self.talker.codec_head(last)), last
+
     def predict(self, hidden: mx.array, c0: int, choose: Callable[[mx.array, int], int]) -> list[int]:
         """The K codes of a frame. hidden: [1, H] of the position before it; c0: its code of codebook 0.
 
         choose: draws the code of codebook 1, 2 ... K - 1 from logits [1, V] and that number.
         """
-        codes, state = [c0], self.predictor_state()
-        x = mx.concatenate([hidden[:, None].astype(self._dtype), self.codec(mx.array([[c0]]))], axis=1)
+        return self.predict_together([hidden], [c0], lambda logits, index: [choose(logits, index)])[0]
+
+    def predict_together(
+        self,
+        hidden: Sequence[mx.array],
+        firsts: Sequence[int],
+        choose: Callable[[mx.array, int], Sequence[int] | mx.array],
+    ) -> list[list[int]]:
+        """As `predict` for frames of several sequences. hidden: of each [1, H]; choose: from logits [N, V].
+
+        What it chooses may be native, [N]: then the host waits once, in the end.
+        """
+        codes, state = [mx.array(firsts)], self.predictor_state()
+        before = mx.concatenate([h.astype(self._dtype) for h in hidden])
+        x = mx.stack([before, self.codec(codes[0])], axis=1)
         for index in range(1, self.config.codebooks):
-            codes.append(choose(self.predictor_logits(x, index, state), index))
+            codes.append(mx.array(choose(self.predictor_logits(x, index, state), index)).astype(mx.int32))
             if index < self.config.codebooks - 1:
-                table = self.talker.code_predictor.model.codec_embedding[index - 1]
-                x = table(mx.array([codes[-1:]]))
-        return codes
+                x = self.talker.code_predictor.model.codec_embedding[index - 1](codes[-1][:, None])
+        return mx.stack(codes, axis=1).tolist()
+
+    def chosen(self, logits: mx.array, rules: Sequence[Rules], shares: mx.array) -> tuple[mx.array, mx.array]:
+        """A code for each row of logits [N, V], and the largest logit of each, [N]. See torch_net.py."""
+        return choice_mlx.chosen(logits, rules, shares)
 
     def frame(
         self,

@@ -8,6 +8,7 @@
 | `prefill(session, prompt)` | ids, codes, a speaker's vector    | `FrameStep`: logits [V], hidden [H]            |
 | `sample(session, step)`    | logits [V]                        | the next code of codebook 0, or the end        |
 | `decode(session, code)`    | one code                          | `FrameStep`; its 16 codes join `session.codes` |
+| `say`, `advance`           | as `decode`                       | the same in two: the code, then the frame of it |
 | `audio(session)`           | what it has said, codes [K, F]    | `Audio` [1920 F] at 24 kHz                     |
 | `codec.decode(codes)`      | codes [K, F] of a first frame on  | `Audio` [1920 F] at 24 kHz                     |
 | `voice(audio, transcript)` | a reference clip (base models)    | `Voice`, to be spoken in, saved and loaded     |
@@ -21,10 +22,8 @@ over exactly these verbs. Checked against qwen-tts 0.1.1 (Qwen3-TTS technical re
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,27 +34,24 @@ from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.codecs.qwen3_tts_12hz.model import Codec12Hz, CodecStream
 from izwi_lab.errors import InvalidInputError
-from izwi_lab.families.qwen3_tts import asking, frames, talk
+from izwi_lab.families.qwen3_tts import alone, asking, batch, frames, talk
 from izwi_lab.families.qwen3_tts.cloning import AudioSource, cloned
 from izwi_lab.families.qwen3_tts.config import TTSConfig
 from izwi_lab.families.qwen3_tts.frames import FrameStep
-from izwi_lab.families.qwen3_tts.generation import MIN_FRAMES, Generation, allowed, check_predictor
+from izwi_lab.families.qwen3_tts.generation import MIN_FRAMES, Generation, allowed
 from izwi_lab.families.qwen3_tts.loader import load
 from izwi_lab.families.qwen3_tts.processor import Processor
 from izwi_lab.families.qwen3_tts.prompt import Layout, SpeechPrompt
 from izwi_lab.families.qwen3_tts.voice import Voice
-from izwi_lab.families.shared import text_session
 from izwi_lab.families.shared.closed import ClosedNet
+from izwi_lab.families.shared.course import Course
 from izwi_lab.families.shared.describe import describe
-from izwi_lab.families.shared.sampling import Sampling, sample_token
-from izwi_lab.families.shared.steps import Prompt, Session
-from izwi_lab.families.shared.tally import Tally
+from izwi_lab.families.shared.sampling import Sampling
+from izwi_lab.families.shared.steps import Prompt, Reading, Session, Step
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
 from izwi_lab.results import AudioChunk, Speech
 
 __all__ = ["Qwen3TTS", "load"]
-
-PREFILL_CHUNK = 512  # positions read at once: bounds memory, and how long a cancel waits
 
 
 class Qwen3TTS:
@@ -213,33 +209,7 @@ class Qwen3TTS:
                 has.
             Cancelled: stopped by `cancel`.
         """
-        text_session.check_step(session, prompt, cancel, reads=True)
-        frames.check_session(self, session)
-        if session.position:
-            raise InvalidInputError("This session has read its prompt already.", hint="Start one with session().")
-        layout, talker = frames.check_prompt(prompt, self.config), self.config.talker
-        if len(prompt) >= talker.max_positions:
-            raise InvalidInputError(
-                f"The prompt has {len(prompt)} positions; the context of {self.variant.id} has {talker.max_positions}.",
-                hint="Shorten the text, the instruction or the reference clip.",
-            )
-        started_s = time.perf_counter()
-        x, state = frames.embedded(self.net, self.backend, layout), session.state
-        with frames.unmoved(session), self.backend.inference():
-            for start in range(0, len(x), PREFILL_CHUNK):
-                if cancel is not None:
-                    cancel.check()
-                piece = self.backend.array(x[None, start : start + PREFILL_CHUNK])
-                logits, hidden = self.net.talk(piece, state["talker"])
-                self.backend.evaluate(logits, hidden)
-            trailing = frames.following(self.net, self.backend, layout, self.config)
-            self.backend.evaluate(trailing)
-        state["trailing"] = trailing
-        if layout.reference is not None:
-            state["reference"] = layout.reference
-        state["opening"] = {"logits": logits, "hidden": hidden}  # to come back to
-        session.prompt_ids = [int(i) for i in prompt.ids]
-        return frames.read(self, session, logits, hidden, started_s)
+        return alone.prefill(self, session, prompt, cancel)
 
     def sample(self, session: Session, step: FrameStep, sampling: Sampling | None = None) -> int:
         """Draw the next code of codebook 0, or the end; None takes the checkpoint's sampling (`generation.talker`).
@@ -248,52 +218,29 @@ class Qwen3TTS:
         penalty looks at the codes drawn so far.
         """
         frames.check_session(self, session)
-        frames.check_going_on(session)
-        text_session.check_choice(step, sampling)
-        if session.tally is None:
-            session.tally = Tally(self.config.talker.vocab_size, self.backend)
-        return sample_token(
-            step.logits,
-            sampling or self.generation.talker,
-            session.rng,
-            session.tokens,
-            self.backend,
-            allowed=self._early if len(session.tokens) < MIN_FRAMES else self._later,
-            tally=session.tally,
-        )
+        allowed = self._early if len(session.tokens) < MIN_FRAMES else self._later
+        return alone.sample(self, session, step, sampling, allowed)
 
     def decode(self, session: Session, token: int, *, sampling: Sampling | None = None) -> FrameStep:
         """One frame: the code predictor adds 15 codes to `token`, then the talker reads them. 80 ms of speech.
 
-        sampling: of the predictor; None takes the checkpoint's (`generation.predictor`). When the session ends (end
-        code, max_frames or context reached) the talker computes nothing more: its step before is given back. A frame
-        that fails or is interrupted leaves the session where it was, but for its random numbers.
+        It is `say`, then `advance`. sampling: of the predictor; None takes the checkpoint's (`generation.predictor`).
+        When the session ends (end code, max_frames or context reached) the talker computes nothing more: its step
+        before is given back. A frame that fails or is interrupted leaves the session where it was, but for its random
+        numbers.
 
         Raises:
             InvalidInputError: neither a sound nor the end, a session without prompt or one that is done.
         """
-        frames.check_session(self, session)
-        frames.check_token(session, token, self.config)
-        check_predictor(sampling)
-        if token == self.config.ids.codec_eos:
-            session.tokens.append(int(token))
-            session.done, session.finish_reason = True, "stop"
-            return frames.last(self, session)
-        started_s, index = time.perf_counter(), session.codes.shape[1]
-        frames.last(self, session)
-        ends = session.position >= self.config.talker.max_positions or index + 1 >= (session.max_tokens or math.inf)
-        with frames.unmoved(session), self.backend.inference():
-            chosen = sampling or self.generation.predictor
-            codes, found = frames.predict(self, session, int(token), chosen, ends=ends)
-            if found is None and not ends:
-                found = frames.talk(self, session, codes, index)
-            said = np.concatenate((session.codes, codes[:, None]), axis=1)
-        session.tokens.append(int(token))
-        session.codes = said
-        if found is not None:
-            return frames.read(self, session, *found, started_s, codes)
-        session.done, session.finish_reason = True, "length"
-        return replace(frames.last(self, session), codes=codes)
+        return alone.decode(self, session, token, sampling)
+
+    def say(self, session: Session, token: int) -> None:
+        """Take a code as said without computing its frame; `advance` does. The end code ends the session."""
+        alone.say(self, session, token)
+
+    def advance(self, session: Session, *, sampling: Sampling | None = None) -> FrameStep:
+        """Compute the frame of the code said last, and the step after it; see `decode`."""
+        return alone.advance(self, session, sampling)
 
     def last(self, session: Session) -> FrameStep:
         """The step that the session stands at, such as after `session.load`."""
@@ -390,6 +337,57 @@ class Qwen3TTS:
             seed=seed,
         )
         return talk.stream(self, text, options, cancel)
+
+    def course(
+        self,
+        text: str,
+        options: talk.SpeechOptions,
+        *,
+        cancel: CancelToken | None = None,
+        telling: talk.Telling | None = None,
+    ) -> Course:
+        """What `stream` follows, for the engine. What cannot be honoured raises at this call, which makes the voice."""
+        return talk.course(self, text, options, cancel=cancel, telling=telling)
+
+    # steps of many sessions, for the engine; see batch.py
+
+    @property
+    def pageable(self) -> bool:
+        """Whether sessions may share their caches' memory."""
+        return batch.pageable(self)
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position in the talker's caches."""
+        return batch.position_bytes(self)
+
+    @property
+    def max_positions(self) -> int:
+        """The longest that a session can be."""
+        return self.config.talker.max_positions
+
+    def pool(self, blocks: int, block: int) -> dict[str, list[Any]]:
+        """Caches for many sessions: `blocks` of `block` positions."""
+        return batch.pool(self, blocks, block)
+
+    def enter(self, session: Session, prompt: Prompt) -> None:
+        """Note in a fresh session what it is to read. Raises as `prefill` does."""
+        batch.enter(self, session, prompt)
+
+    def caches(self, session: Session) -> dict[str, Any]:
+        """The state in which a session's positions are counted."""
+        return batch.caches(session)
+
+    def stand(self, session: Session, position: int) -> None:
+        """A session has read `position` of what it knows: less than before where it must read again."""
+        batch.stand(session, position)
+
+    def step_many(self, readings: Sequence[Reading]) -> list[Step | Exception | None]:
+        """What all of these read, in one pass: a Step for each that wants one, the error of one that cannot go on.
+
+        If it fails, nobody has moved.
+        """
+        return batch.step_many(self, readings)
 
     def _processor(self) -> Processor:
         if self.processor is None:

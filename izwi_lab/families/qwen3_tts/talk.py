@@ -1,14 +1,12 @@
-"""Text of any length to speech: the loop over the verbs of Qwen3-TTS, streamed or whole."""
+"""Text of any length to speech: the loop over the verbs of Qwen3-TTS as a course, streamed or gathered into a whole."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken, check_cancel
@@ -19,6 +17,7 @@ from izwi_lab.families.qwen3_tts.cloning import AudioSource, cloned
 from izwi_lab.families.qwen3_tts.frames import layout_of
 from izwi_lab.families.qwen3_tts.generation import check_predictor
 from izwi_lab.families.qwen3_tts.voice import Voice
+from izwi_lab.families.shared.course import Course, Decode, Prefill, followed
 from izwi_lab.families.shared.piecewise import base_seed, marking_the_last, piece_seed
 from izwi_lab.families.shared.sampling import Sampling
 from izwi_lab.families.shared.steps import Prompt, Session
@@ -57,54 +56,72 @@ class SpeechOptions:
 
 
 @dataclass(slots=True)
-class _Course:
-    """What is known of a request besides its chunks."""
+class Telling:
+    """What is known of a speech besides its chunks. prefill_s: seconds of reading the prompts."""
 
     prefill_s: float = 0.0
     prompt_tokens: int = 0
-    frames: int = 0
     voice: str = ""
     language: str = ""
     seed: int = 0
-    clips: list[Audio] = field(default_factory=list)
 
 
 def speech(model: Qwen3TTS, text: str, options: SpeechOptions, cancel: CancelToken | None) -> Speech:
     """Say it all: the chunks of the stream, joined."""
-    started_s, first_s, course = time.perf_counter(), 0.0, _Course()
-    notes: list[str] = []
-    for chunk in stream(model, text, options, cancel, course):
+    started_s, telling = time.perf_counter(), Telling()
+    return gathered(model, text, stream(model, text, options, cancel, telling), telling, started_s)
+
+
+def stream(
+    model: Qwen3TTS,
+    text: str,
+    options: SpeechOptions,
+    cancel: CancelToken | None,
+    telling: Telling | None = None,
+) -> Iterator[AudioChunk]:
+    """Say it chunk by chunk as frames arrive; what cannot be honoured raises at the call, not at the first chunk."""
+    return followed(model, course(model, text, options, cancel=cancel, telling=telling), cancel)
+
+
+def gathered(model: Qwen3TTS, text: str, said: Iterable[AudioChunk], telling: Telling, started_s: float) -> Speech:
+    """The whole of a speech's chunks. started_s: when it was asked for, by time.perf_counter()."""
+    first_s, chunks = 0.0, []
+    for chunk in said:
         first_s = first_s or time.perf_counter() - started_s
-        course.clips.append(chunk.audio)
-        notes += chunk.notes
-    audio = Audio.concat(course.clips)
+        chunks.append(chunk)
+    audio = Audio.concat([chunk.audio for chunk in chunks])
     total_s = time.perf_counter() - started_s
     timing = Timing(
         total_s=total_s,
         first_s=first_s,
-        prefill_s=course.prefill_s,
-        decode_s=total_s - course.prefill_s,
+        prefill_s=telling.prefill_s,
+        decode_s=total_s - telling.prefill_s,
         audio_s=audio.duration_s,
-        prompt_tokens=course.prompt_tokens,
-        tokens=course.frames,
+        prompt_tokens=telling.prompt_tokens,
+        tokens=sum(chunk.tokens for chunk in chunks),
     )
     return Speech(
         audio,
         text,
-        voice=course.voice,
-        language=course.language,
+        voice=telling.voice,
+        language=telling.language,
         model=model.variant.id,
         backend=model.plan.backend,
         timing=timing,
-        notes=tuple(dict.fromkeys(notes)),
-        seed=course.seed,
+        notes=tuple(dict.fromkeys(note for chunk in chunks for note in chunk.notes)),
+        seed=telling.seed,
     )
 
 
-def stream(
-    model: Qwen3TTS, text: str, options: SpeechOptions, cancel: CancelToken | None, course: _Course | None = None
-) -> Iterator[AudioChunk]:
-    """Say it chunk by chunk as frames arrive; what cannot be honoured raises at the call, not at the first chunk."""
+def course(
+    model: Qwen3TTS,
+    text: str,
+    options: SpeechOptions,
+    *,
+    cancel: CancelToken | None = None,
+    telling: Telling | None = None,
+) -> Course:
+    """The course of a speech, whose pieces are the chunks of `stream`. What cannot be honoured raises at this call."""
     check_cancel(cancel)
     model.session(seed=options.seed, max_frames=options.max_frames)  # raises for what is neither
     voice: str | Voice | None = options.voice
@@ -116,31 +133,25 @@ def stream(
         text, voice=voice, language=options.language, instruct=options.instruct, text_mode=options.text_mode
     )
     pieces = chain([next(pieces)], pieces)  # one that does not fit raises here
-    return _chunks(model, pieces, notes, options, cancel, course or _Course())
+    return _said(model, pieces, options, cancel, telling or Telling(), _Chunks(model, notes))
 
 
-def _chunks(
+def _said(
     model: Qwen3TTS,
     pieces: Iterator[Prompt],
-    notes: tuple[str, ...],
     options: SpeechOptions,
     cancel: CancelToken | None,
-    course: _Course,
-) -> Iterator[AudioChunk]:
-    base, sizes, index = base_seed(options.seed), _sizes(), 0
-    course.seed = base
+    telling: Telling,
+    chunks: _Chunks,
+) -> Course:
+    telling.seed = base_seed(options.seed)
     opening: CodecStream | None = None  # it has heard the reference, which is that of every piece
     for number, (prompt, last) in enumerate(marking_the_last(pieces)):
-        session = model.session(seed=piece_seed(base, number), max_frames=options.max_frames)
-        course.voice, course.language, said = prompt.extras["voice"], prompt.extras["language"], prompt.text
+        session = model.session(seed=piece_seed(telling.seed, number), max_frames=options.max_frames)
+        telling.voice, telling.language = prompt.extras["voice"], prompt.extras["language"]
         opening = opening or model.decoder(layout_of(prompt), cancel=cancel)
-        for samples in _piece(model, session, prompt, options, opening.fork(), cancel, sizes, course):
-            if session.finish_reason == "length":
-                notes = (*notes, _cut(model, session))
-            audio = Audio(samples, model.codec.rate_hz)
-            frames = len(samples) // model.codec.frame_samples
-            yield AudioChunk(audio, index, text=said, is_final=last and session.done, notes=notes, tokens=frames)
-            said, notes, index = "", (), index + 1
+        chunks.begin(prompt.text, opening.fork(), last=last)
+        yield from _piece(model, session, prompt, options, cancel, telling, chunks)
 
 
 def _piece(
@@ -148,32 +159,63 @@ def _piece(
     session: Session,
     prompt: Prompt,
     options: SpeechOptions,
-    decoder: CodecStream,
     cancel: CancelToken | None,
-    sizes: Iterator[int],
-    course: _Course,
-) -> Iterator[np.ndarray]:
-    """The samples of one prompt, float32 [frames * frame_samples] each; the session is done with the last of them."""
-    step = model.prefill(session, prompt, cancel=cancel)
-    course.prefill_s += step.seconds
-    course.prompt_tokens += len(prompt)
+    telling: Telling,
+    chunks: _Chunks,
+) -> Course:
+    """One prompt; the session is done with the last of its chunks."""
+    room = model.config.talker.max_positions - len(prompt) + 1  # the last frame is not read
+    # Another's caches were read in other pieces, which rounds otherwise: the seed of a speech would not be its audio.
+    step = yield Prefill(session, prompt, min(room, session.max_tokens or room), repeatable=True)
+    telling.prefill_s += step.seconds
+    telling.prompt_tokens += len(prompt)
     _check(cancel)
-    sent, size = 0, next(sizes)
-    token = model.sample(session, step, options.sampling)
+    model.say(session, model.sample(session, step, options.sampling))
     while not _ended(session):
         _check(cancel)
-        step = model.decode(session, token, sampling=options.predictor)
-        if not _ended(session):
-            token = model.sample(session, step, options.sampling)
-            if token == model.config.ids.codec_eos:  # known before the chunk is sent, so that the last one says so
-                model.decode(session, token)
-        said = session.codes.shape[1]
-        if said - sent >= size or (_ended(session) and said > sent):
+        step = yield Decode(session, options.predictor)
+        if not _ended(session):  # an end is known before the chunk is sent, so that the last one says so
+            model.say(session, model.sample(session, step, options.sampling))
+        if chunks.due(session):
             _check(cancel)
-            samples = decoder.push(session.codes[:, sent:said], cancel=cancel)
-            course.frames += said - sent
-            yield samples
-            sent, size = said, next(sizes)
+            yield chunks.take(session, cancel)
+
+
+class _Chunks:
+    """Chunks of a speech, longer and longer, cut from what its sessions say."""
+
+    def __init__(self, model: Qwen3TTS, notes: tuple[str, ...]) -> None:
+        self._model, self._notes, self._sizes, self._index = model, notes, _sizes(), 0
+        self._decoder: CodecStream
+        self._text, self._last, self._sent, self._size = "", False, 0, 0
+
+    def begin(self, text: str, decoder: CodecStream, *, last: bool) -> None:
+        """Another piece of the text comes, with a codec stream of its own."""
+        self._text, self._decoder, self._last, self._sent, self._size = text, decoder, last, 0, next(self._sizes)
+
+    def due(self, session: Session) -> bool:
+        """Whether enough is said for a chunk."""
+        waiting = session.codes.shape[1] - self._sent
+        return waiting >= self._size or (session.done and waiting > 0)
+
+    def take(self, session: Session, cancel: CancelToken | None) -> AudioChunk:
+        """What is said and was not sent."""
+        model, said = self._model, session.codes.shape[1]
+        samples = self._decoder.push(session.codes[:, self._sent : said], cancel=cancel)
+        if session.finish_reason == "length":
+            self._notes = (*self._notes, _cut(model, session))
+        audio = Audio(samples, model.codec.rate_hz)
+        chunk = AudioChunk(
+            audio,
+            self._index,
+            text=self._text,
+            is_final=self._last and session.done,
+            notes=self._notes,
+            tokens=said - self._sent,
+        )
+        self._text, self._notes, self._index = "", (), self._index + 1
+        self._sent, self._size = said, next(self._sizes)
+        return chunk
 
 
 def _ended(session: Session) -> bool:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from izwi_lab.families.qwen3_tts import compiled_torch, graph_torch
+from izwi_lab.families.qwen3_tts import choice_torch, compiled_torch, graph_torch
 from izwi_lab.families.qwen3_tts.config import TTSConfig
-from izwi_lab.families.shared.nets.decoder import cache
+from izwi_lab.families.shared.nets.decoder import cache, cache_torch
 from izwi_lab.families.shared.nets.decoder.torch_net import Decoder
 from izwi_lab.families.shared.nets.sampler.rules import Rules
 from izwi_lab.families.shared.taps import named_under, tap, tapped
@@ -93,6 +93,11 @@ class TTSNet(nn.Module):
         """Empty caches of the talker. kv_dtype: None for the compute dtype, or "int8"."""
         return cache.empty(kv_dtype)
 
+    def pool(self, blocks: int, block: int) -> dict:
+        """Caches of the talker for paged states: room for `blocks` of `block` positions."""
+        like = torch.empty(0, dtype=self._dtype, device=self._offsets.device)
+        return cache_torch.pool(self.config.talker, like, blocks, block)
+
     def predictor_state(self) -> dict:
         """Empty caches of the predictor; it begins anew with every frame."""
         return cache.empty()
@@ -117,10 +122,36 @@ class TTSNet(nn.Module):
 
     def talk(self, x: torch.Tensor, state: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings [B, T, H] -> logits [B, V], hidden [B, H] of the last position; the state grows by T."""
-        if self.compiled is not None and len(x) == 1 and not tapped() and self.compiled.serves(x.shape[1]):
+        if len(x) == 1 and self._quick(x.shape[1]):
             return self.compiled.talk(x[0], state)
         with named_under("talker."):
             last = self.talker.model.hidden(x.to(self._dtype), state)[:, -1]
+            return tap("logits", self.talker.codec_head(last)), last
+
+    def talk_together(self, pieces: Sequence[tuple[torch.Tensor, dict]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `talk` for pieces (embeddings [T, H], state) of several sequences: logits [N, V], hidden [N, H].
+
+        On the CPU each goes the way it goes alone, so that a frame's step gives the same bits beside others.
+        """
+        short = [self._quick(len(x)) for x, _ in pieces]
+        if all(short):
+            return self.compiled.talk_together(pieces)
+        if not any(short):
+            return self._packed(pieces)
+        order = sorted(range(len(pieces)), key=lambda i: not short[i])
+        few, many = (self.compiled.talk_together, True), (self._packed, False)
+        found = [way([p for p, s in zip(pieces, short, strict=True) if s == kind]) for way, kind in (few, many)]
+        back = torch.tensor(order).argsort()
+        logits, hidden = (torch.cat([part.float() for part in parts])[back] for parts in zip(*found, strict=True))
+        return logits, hidden
+
+    def _quick(self, positions: int) -> bool:
+        return self.compiled is not None and not tapped() and self.compiled.serves(positions)
+
+    def _packed(self, pieces: Sequence[tuple[torch.Tensor, dict]]) -> tuple[torch.Tensor, torch.Tensor]:
+        with named_under("talker."):
+            rows, states = zip(*((x.to(self._dtype), state) for x, state in pieces), strict=True)
+            last = torch.stack([x[-1] for x in self.talker.model.hidden_together(rows, states)])
             return tap("logits", self.talker.codec_head(last)), last
 
     def predict(self, hidden: torch.Tensor, c0: int, choose: Callable[[torch.Tensor, int], int]) -> list[int]:
@@ -128,16 +159,38 @@ class TTSNet(nn.Module):
 
         choose: draws the code of codebook 1, 2 ... K - 1 from logits [1, V] and that number.
         """
+        return self.predict_together([hidden], [c0], lambda logits, index: [choose(logits, index)])[0]
+
+    def predict_together(
+        self,
+        hidden: Sequence[torch.Tensor],
+        firsts: Sequence[int],
+        choose: Callable[[torch.Tensor, int], Sequence[int] | torch.Tensor],
+    ) -> list[list[int]]:
+        """As `predict` for frames of several sequences. hidden: of each [1, H]; choose: from logits [N, V].
+
+        What it chooses may stay on the device, [N]: then the host waits once, in the end.
+        """
         if self.compiled is not None and not tapped() and self.compiled.ready():
-            return self.compiled.predict(hidden, c0, choose)
-        codes, state, device = [c0], self.predictor_state(), hidden.device
-        x = torch.cat((hidden[:, None].to(self._dtype), self.codec(torch.tensor([[c0]], device=device))), dim=1)
+            return self.compiled.predict_together(hidden, firsts, choose)
+        device, state = hidden[0].device, self.predictor_state()
+        codes = [torch.tensor(firsts, device=device)]
+        before = torch.cat([h.to(self._dtype) for h in hidden])
+        x = torch.stack((before, self.codec(codes[0])), dim=1)
         for index in range(1, self.config.codebooks):
-            codes.append(choose(self.predictor_logits(x, index, state), index))
+            codes.append(torch.as_tensor(choose(self.predictor_logits(x, index, state), index), device=device))
             if index < self.config.codebooks - 1:
-                table = self.talker.code_predictor.model.codec_embedding[index - 1]
-                x = table(torch.tensor([codes[-1:]], device=device))
-        return codes
+                x = self.talker.code_predictor.model.codec_embedding[index - 1](codes[-1][:, None])
+        return torch.stack(codes, dim=1).tolist()
+
+    def chosen(
+        self, logits: torch.Tensor, rules: Sequence[Rules], shares: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A code for each row of logits [N, V], and the largest logit of each, [N], on their device.
+
+        rules: of each row, plain; shares: its random number, int64 [N], of 2^31.
+        """
+        return choice_torch.chosen(logits, rules, shares)
 
     def frame(
         self,

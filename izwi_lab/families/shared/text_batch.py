@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from izwi_lab.backends.base import Backend
+from izwi_lab.backends.base import Backend, Native
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.shared import text_session
+from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig
 from izwi_lab.families.shared.steps import Prompt, Reading, Session, Step
 
@@ -56,8 +57,7 @@ def step_many(model: TextModel, readings: Sequence[Reading], net: Any) -> list[S
         _check(reading)
     try:
         with backend.inference():
-            pieces = [(backend.array(_ids(r)), r.session.state, r.wants) for r in readings]
-            logits, hidden = net.together(pieces)
+            logits, hidden = net.together([piece for r in readings for piece in _pieces(r, backend)])
             backend.evaluate(logits, hidden)
     except BaseException:
         for reading in readings:
@@ -94,12 +94,22 @@ def verified(model: TextModel, session: Session, pending: Sequence[int], drafts:
     return steps
 
 
-def _ids(reading: Reading) -> np.ndarray:
+def _pieces(reading: Reading, backend: Backend) -> Iterator[tuple[Native, Any, bool]]:
+    """What the net reads: (ids, state, wants).
+
+    In blocks, what was said before is read again one by one, beside each other: so it is rounded as it was when it was
+    said, and a seed goes on to draw what it would have drawn.
+    """
     session, first = reading.session, len(reading.session.prompt_ids)
-    read = session.prompt_ids[reading.start : reading.stop]
-    if reading.stop > first:
-        read = [*read, *session.tokens[max(0, reading.start - first) : reading.stop - first]]
-    return np.asarray(read, np.int32)
+    ids = session.prompt_ids[reading.start : reading.stop]
+    said = session.tokens[max(0, reading.start - first) : max(0, reading.stop - first)]
+    state = session.state
+    if not cache.is_paged(state):
+        ids, said = [*ids, *said], []
+    if ids:
+        yield backend.array(np.asarray(ids, np.int32)), state, reading.wants and not said
+    for index, token in enumerate(said, 1):
+        yield backend.array(np.asarray([token], np.int32)), state, reading.wants and index == len(said)
 
 
 def _check(reading: Reading) -> None:

@@ -150,10 +150,10 @@ class TextModel:
         # Rings may write over what an undone prefill needs again.
         kept = None if self.config.rewindable(before + len(ids), before) else self.backend.copy(session.state)
         try:
-            for start in range(0, len(ids), PREFILL_CHUNK):
+            for run in text_session.cuts(len(ids), PREFILL_CHUNK):
                 if cancel is not None:
                     cancel.check()
-                logits, hidden = self._run(session, ids[start : start + PREFILL_CHUNK])
+                logits, hidden = self._run(session, ids[run])
         except BaseException:  # cancelled or out of memory: the session is as it was
             if kept is not None:
                 session.state, session.reach = kept, reach

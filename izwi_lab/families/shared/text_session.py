@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,19 @@ def say(session: Session, token: int, stops: frozenset[int], config: DecoderConf
         session.done, session.finish_reason = True, "stop"
     elif full or (session.max_tokens is not None and len(session.tokens) >= session.max_tokens):
         session.done, session.finish_reason = True, "length"
+
+
+def cuts(count: int, size: int) -> Iterator[slice]:
+    """Pieces of `count` positions of at most `size`, none of them a single one that is left over.
+
+    Kernels may round a lone row otherwise than one of several; so how a prompt is cut does not show in its logits.
+    """
+    start = 0
+    while start < count:
+        left = count - start
+        step = size - 1 if left == size + 1 and size > 2 else min(size, left)
+        yield slice(start, start + step)
+        start += step
 
 
 def rewind(session: Session, position: int) -> None:

@@ -18,6 +18,7 @@ from izwi_lab.cancel import CancelToken
 from izwi_lab.errors import AudioError, Cancelled, InvalidInputError, WrongTaskError
 from izwi_lab.families.protocols import DirectedSpeechModel
 from izwi_lab.families.qwen3_tts.voice import Voice
+from izwi_lab.families.shared.course import followed
 from izwi_lab.families.shared.sampling import Sampling
 from izwi_lab.results import AudioChunk, Speech
 from izwi_lab.runtime import api, tts, voices
@@ -165,12 +166,14 @@ class PlainModel:
 )
 def test_a_model_without_directions_refuses_them(options):
     lease = SimpleNamespace(model=PlainModel())
-    assert tts.run(lease, SpeechRequest(text="Hello.", voice="one"), CancelToken()).voice == "one"
+    script = tts.script(lease, SpeechRequest(text="Hello.", voice="one"), CancelToken(), whole=True)
+    (speech,) = followed(lease.model, script.course())
+    assert speech.voice == "one"
     (name,) = options
     told = "a cloned voice" if name == "voice" else name
-    for verb in (tts.run, tts.stream):
+    for whole in (True, False):
         with pytest.raises(InvalidInputError, match=f"Plain-1 does not take {told}"):
-            verb(lease, SpeechRequest(text="Hello.", **options), CancelToken())
+            tts.script(lease, SpeechRequest(text="Hello.", **options), CancelToken(), whole=whole)
 
 
 def test_a_model_that_hears_does_not_speak(engine):

@@ -116,15 +116,15 @@ def test_the_context_ends_a_session_too(tmp_path):
 
 
 def test_a_stop_is_heard_within_a_frame(preset, monkeypatch):
-    token, decoded, real = CancelToken(), [], preset.decode
+    token, decoded, real = CancelToken(), [], preset.advance
 
-    def decode(*args, **options):
+    def advance(*args, **options):
         decoded.append(1)
         if len(decoded) == 3:
             token.cancel()
         return real(*args, **options)
 
-    monkeypatch.setattr(preset, "decode", decode)
+    monkeypatch.setattr(preset, "advance", advance)
     with pytest.raises(Cancelled):
         preset.generate("Hello world.", max_frames=40, cancel=token)
     assert len(decoded) == 3

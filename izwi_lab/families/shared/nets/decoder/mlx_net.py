@@ -6,9 +6,9 @@ layers.N.attn.pattern (attention probabilities [B, H, T, S]), layers.N, norm, lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -312,9 +312,10 @@ class DecoderLM(nn.Module):
     def together(self, pieces: Sequence[TextPiece]) -> tuple[mx.array, mx.array]:
         """Pieces (ids [T], state, wants) of different sequences -> logits [N, V] and hidden [N, D].
 
-        N: the pieces that want, each its last position, in order; every state grows by its ids. A state without room
-        raises before anything changes.
+        N: the pieces that want, each its last position, in order; every state grows by its ids. Pieces of one state
+        follow each other. A state without room raises before anything changes.
         """
+        pieces = [merged(run) for _, run in groupby(pieces, key=lambda piece: id(piece[1]))]
         self._check(pieces)
         if len(pieces) < 2 or tapped():
             done = [self(ids[None], state) for ids, state, _ in pieces]
@@ -342,3 +343,9 @@ class DecoderLM(nn.Module):
             if not len(ids):
                 raise InvalidInputError("A piece without a position.", hint="Expected at least one id.")
             cache.check_room(state, state["length"] + len(ids))
+
+
+def merged(pieces: Iterable[TextPiece]) -> TextPiece:
+    """Pieces of one state that follow each other, as one. Only the last of them may be wanted."""
+    ids, states, wants = zip(*pieces, strict=True)
+    return (ids[0] if len(ids) == 1 else mx.concatenate(ids), states[0], wants[-1])

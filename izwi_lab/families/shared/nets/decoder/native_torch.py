@@ -136,7 +136,8 @@ class NativeStep:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pieces (ids, state) of different sequences in one pass over the weights; each state grows by its ids.
 
-        Gives logits [N, V] and hidden [N, D], float32, of the last position of each piece that wants (all where `wants`
+        Pieces of one paged state follow each other: a position in a piece of its own is computed as if decoded. Gives
+        logits [N, V] and hidden [N, D], float32, of the last position of each piece that wants (all where `wants`
         is None), or of all positions in order.
 
         Raises:
@@ -200,9 +201,11 @@ class NativeStep:
         for before, tokens, state in parts:  # nothing changes before all is known to be right
             self._check(before, tokens, state, table.rows, "table" if given.table else "vocabulary")
         rows, sequences, tables, read, outs = array.array("i"), [], [], 0, 0
+        reached: dict[int, int] = {}  # of states that several parts belong to
         for number, (before, tokens, state) in enumerate(parts):
-            position = state["length"]
-            sequence, caches = self._sequence(state, position + before + len(tokens))
+            position = reached.get(id(state), state["length"])
+            reached[id(state)] = position + before + len(tokens)
+            sequence, caches = self._sequence(state, reached[id(state)])
             sequences.append(sequence)
             tables.append(caches)
             for token in (*range(-1 - read, -1 - read - before, -1), *tokens):

@@ -6,7 +6,8 @@ layers.N.attn.pattern (attention probabilities [B, H, T, S]), layers.N, norm, lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -304,12 +305,15 @@ class DecoderLM(nn.Module):
         """Pieces (ids [T], state, wants) of different sequences -> logits [N, V] and hidden [N, D].
 
         N: the pieces that want, each its last position, in order; every state grows by its ids. Those that the
-        compiled step serves alone go through it, and give the bits that they give alone. A wrong id or a state without
-        room raises before anything changes.
+        compiled step serves alone go through it, and give the bits that they give alone. Pieces of one paged state
+        follow each other; see `NativeStep.run_together`. A wrong id or a state without room raises before anything
+        changes.
         """
         near = [i for i, (ids, _, _) in enumerate(pieces) if self._compiled(ids[None])]
         if len(near) == len(pieces):
             return self._near(pieces)
+        pieces = [merged(run) for _, run in groupby(pieces, key=lambda piece: id(piece[1]))]
+        near = [i for i, (ids, _, _) in enumerate(pieces) if self._compiled(ids[None])]
         self._check(pieces)
         far = [i for i in range(len(pieces)) if i not in near]
         if not near:
@@ -354,6 +358,12 @@ class DecoderLM(nn.Module):
 
     def _compiled(self, ids: torch.Tensor) -> bool:
         return self.step is not None and len(ids) == 1 and not tapped() and self.step.serves(ids.shape[1])
+
+
+def merged(pieces: Iterable[TextPiece]) -> TextPiece:
+    """Pieces of one state that follow each other, as one. Only the last of them may be wanted."""
+    ids, states, wants = zip(*pieces, strict=True)
+    return (ids[0] if len(ids) == 1 else torch.cat(ids), states[0], wants[-1])
 
 
 def fused(layers: tuple[nn.Module, ...]) -> tuple[torch.Tensor, torch.Tensor | None] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -18,10 +20,11 @@ class BiLSTM(nn.Module):
             setattr(self, f"bias_ih_l0{suffix}", mx.zeros((4 * hidden,)))
             setattr(self, f"bias_hh_l0{suffix}", mx.zeros((4 * hidden,)))
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """x: [B, T, inputs] -> [B, T, width]."""
+    def __call__(self, x: mx.array, turn: Callable[[mx.array], mx.array] | None = None) -> mx.array:
+        """x: [B, T, inputs] -> [B, T, width]. turn: what reverses rows of different lengths, and is its own inverse."""
+        turn = turn or _reversed
         forward = self._direction(x, "")
-        backward = self._direction(x[:, ::-1], "_reverse")[:, ::-1]
+        backward = turn(self._direction(turn(x), "_reverse"))
         return mx.concatenate([forward, backward], axis=-1)
 
     def _direction(self, x: mx.array, suffix: str) -> mx.array:
@@ -36,3 +39,7 @@ class BiLSTM(nn.Module):
             h = mx.sigmoid(o) * mx.tanh(c)
             out.append(h)
         return mx.stack(out, axis=1).astype(mx.float32)
+
+
+def _reversed(x: mx.array) -> mx.array:
+    return x[:, ::-1]
