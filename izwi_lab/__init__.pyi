@@ -7,6 +7,8 @@ from izwi_lab import lab as lab
 from izwi_lab.audio import Audio as Audio
 from izwi_lab.backends.detect import devices as devices
 from izwi_lab.cancel import CancelToken as CancelToken
+from izwi_lab.engine.admission import QueueLimits as QueueLimits
+from izwi_lab.engine.lane import LaneOptions as LaneOptions
 from izwi_lab.errors import IzwiError as IzwiError
 from izwi_lab.families.qwen3_tts.voice import Voice as Voice
 from izwi_lab.families.shared.quantise import quantize as quantize
@@ -31,6 +33,9 @@ from izwi_lab.runtime.api import load as load
 from izwi_lab.runtime.api import speak as speak
 from izwi_lab.runtime.api import transcribe as transcribe
 from izwi_lab.runtime.service import InferenceEngine as InferenceEngine
+from izwi_lab.runtime.types import ChatRequest as ChatRequest
+from izwi_lab.runtime.types import SpeechRequest as SpeechRequest
+from izwi_lab.runtime.types import TranscriptionRequest as TranscriptionRequest
 
 __version__: str
 __all__: list[str]

@@ -12,7 +12,8 @@ import pytest
 import izwi_lab
 
 NAMES = [
-    *("__version__", "load", "speak", "transcribe", "chat", "default_engine", "devices", "InferenceEngine", "quantize"),
+    *("__version__", "load", "speak", "transcribe", "chat", "default_engine", "devices", "InferenceEngine"),
+    *("LaneOptions", "QueueLimits", "SpeechRequest", "TranscriptionRequest", "ChatRequest", "quantize"),
     *("Audio", "Voice"),
     *(
         "Prompt",
@@ -35,6 +36,11 @@ CATALOG_NAMES = [
     *("StarterPack", "Task", "capabilities", "config", "config_source", "default", "family_backends", "fit", "get"),
     *("has_config", "parse_chat_model_variant", "parse_model_variant", "parse_tts_model_variant"),
     *("resolve_asr_model_variant", "table", "variants"),
+]
+
+LAB_NAMES = [
+    *("AttentionPatterns", "LensToken", "LogitLens", "attention", "block_map", "cache_table", "logit_lens"),
+    *("metrics_table", "prefix_tree", "timeline", "tiny_tts"),
 ]
 
 # "module:name" -> parameters with their defaults; "*" starts the keyword-only ones
@@ -96,6 +102,10 @@ SIGNATURES = {
     "izwi_lab.families.qwen3_tts.voice:Voice.saved": "folder",
     "izwi_lab.families.qwen3_tts.voice:Voice.vector_only": "self",
     "izwi_lab.families.shared.quantise:quantize": "model, *, bits=4, group_size=64",
+    "izwi_lab.lab:timeline": "*explanations, requests=None",
+    "izwi_lab.lab:block_map": "explanation",
+    "izwi_lab.lab:prefix_tree": "explanation, model=None",
+    "izwi_lab.lab:metrics_table": "metrics, *, model=None",
     "izwi_lab.backends.detect:devices": "",
     "izwi_lab.backends.detect:survey": "",
     "izwi_lab.backends:open_backend": "plan",
@@ -124,6 +134,10 @@ def test_the_names_of_the_package():
 
 def test_the_names_of_the_catalog():
     assert izwi_lab.catalog.__all__ == CATALOG_NAMES
+
+
+def test_the_names_of_the_lab():
+    assert izwi_lab.lab.__all__ == LAB_NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

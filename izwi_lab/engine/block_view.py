@@ -54,9 +54,12 @@ class BlockMap:
 
     def __repr__(self) -> str:
         marks = "".join(_MARKS[block.state] for block in self.blocks)
+        last = len(marks.rstrip(_MARKS["free"]))
+        shown = marks[: -(-last // _WIDTH) * _WIDTH]
         counts = {state: marks.count(mark) for state, mark in _MARKS.items()}
         head = ", ".join(f"{_MARKS[state]} {count} {state}" for state, count in counts.items())
-        lines = [marks[at : at + _WIDTH] for at in range(0, len(marks), _WIDTH)]
+        lines = [shown[at : at + _WIDTH] for at in range(0, len(shown), _WIDTH)]
+        lines += [f"… {len(marks) - len(shown)} free"] if len(shown) < len(marks) else []
         return "\n".join([f"BlockMap({len(marks)} blocks of {self.block_size}: {head})", *lines])
 
 

@@ -42,14 +42,15 @@ class LaneOptions:
     """How the requests of a model share a device.
 
     sequences: in one step at most. block: positions of one. step_s: seconds that a step with prompts should take.
-    step_tokens: of prompts in one step at most. kv_bytes: of keys and values in all; a model can always hold one
-    sequence as long as its context.
+    step_tokens: of prompts in one step at most. positions: the longest sequence; None: as long as the model's context.
+    kv_bytes: of keys and values in all; there is always room for one of the longest sequences.
     """
 
     sequences: int = 32
     block: int = 16
     step_s: float = 0.05
     step_tokens: int = 512
+    positions: int | None = None
     kv_bytes: int = 4_000_000_000
     policy: Policy = Policy.PRIORITY
 
@@ -211,7 +212,7 @@ class Lane:
     def _note(self, plan: Plan, ended: tuple[Sequence, ...], began: float, now: float) -> None:
         seconds = now - began
         prefill = sum(piece.count for piece in plan.pieces if not piece.decode)
-        self._pace.learn(prefill=prefill, decode=plan.tokens - prefill, seconds=seconds)
+        self._pace.learn(prefill=prefill, seconds=seconds)
         self.metrics.stepped(self.name, plan, ended, self.scheduler, seconds=seconds, now=now)
         stats = self.scheduler.blocks.stats()
         self._timeline.add(StepRecord.of(self.name, plan, ended, stats, start_s=began, seconds=seconds))
@@ -281,13 +282,14 @@ class Lane:
         """What a job asks for that is no step, with those who ask for the same kind."""
         jobs = self._aside.take()
         kind, began = kind_of(jobs[0]), time.perf_counter()
+        names = tuple(job.id for job in jobs)
         for job in jobs:
             self._leave_queue(job)
         for job, met in zip(jobs, self._aside.meet(jobs), strict=True):
             self._answer(job, met)
         blocks, seconds = self.scheduler.blocks.stats(), time.perf_counter() - began
-        names = tuple(job.id for job in jobs)
-        self._timeline.add(StepRecord.aside(self.name, kind, names, blocks, start_s=began, seconds=seconds))
+        ended = tuple(name for name in names if name not in self._jobs)
+        self._timeline.add(StepRecord.aside(self.name, kind, names, ended, blocks, start_s=began, seconds=seconds))
 
     def _answer(self, job: Job, met: Any) -> None:
         if isinstance(met, Exception):
@@ -333,8 +335,8 @@ class Lane:
 def _state_manager(model: Model, options: LaneOptions, cache_bytes: int | None) -> StateManager:
     """Blocks where a model's states can be paged, else as many slots as there may be sequences."""
     if not isinstance(model, BatchModel) or not model.pageable:
-        return SlotManager(options.sequences, _SLOT_BYTES)
+        return SlotManager(options.sequences, _SLOT_BYTES, max_positions=options.positions)
     block_bytes = options.block * model.position_bytes
-    longest = -(-(model.max_positions + 1) // options.block)
+    longest = -(-(min(model.max_positions, options.positions or model.max_positions) + 1) // options.block)
     blocks = max(options.kv_bytes // block_bytes, longest)
     return BlockManager(blocks, options.block, block_bytes, cache_bytes=cache_bytes)

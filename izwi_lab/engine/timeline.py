@@ -25,6 +25,12 @@ class PieceRecord:
     count: int
     decode: bool
 
+    @property
+    def request(self) -> str:
+        """The request that the sequence belongs to: "id/n" is the n-th prompt of request "id"."""
+        head, _, number = self.sequence.rpartition("/")
+        return head if head and number.isdecimal() else self.sequence
+
     def __str__(self) -> str:
         return self.sequence if self.decode else f"{self.sequence}[{self.start}:{self.start + self.count}]"
 
@@ -51,12 +57,20 @@ class StepRecord:
 
     @classmethod
     def aside(
-        cls, model: str, kind: str, who: tuple[str, ...], stats: BlockStats, *, start_s: float, seconds: float
+        cls,
+        model: str,
+        kind: str,
+        who: tuple[str, ...],
+        ended: tuple[str, ...],
+        stats: BlockStats,
+        *,
+        start_s: float,
+        seconds: float,
     ) -> StepRecord:
-        """The record of work that was no pass. who: ids of the requests."""
+        """The record of work that was no pass. who: ids of the requests; ended: of those that it was the last of."""
         pieces = tuple(PieceRecord(name, 0, 1, decode=False) for name in who)
         use = stats.used, stats.cached, stats.total
-        return cls(-1, model, start_s, seconds, pieces, (), (), *use, kind)
+        return cls(-1, model, start_s, seconds, pieces, (), ended, *use, kind)
 
     @classmethod
     def of(

@@ -1,5 +1,7 @@
 """Looking inside a model: logit lens, attention patterns, caches; and a tiny speech model to look into.
 
+And inside an engine, at what `engine.explain(model)` gives: timeline, block map, prefix tree, metrics.
+
 Nothing here is imported until it is asked for. Tables need pandas and plots matplotlib: `izwi-lab[lab]`.
 """
 
@@ -16,6 +18,10 @@ _HOME = {
     "AttentionPatterns": "izwi_lab.lab.patterns",
     "cache_table": "izwi_lab.lab.caches",
     "tiny_tts": "izwi_lab.lab.tiny_speech",
+    "timeline": "izwi_lab.lab.engine_steps",
+    "block_map": "izwi_lab.lab.engine_blocks",
+    "prefix_tree": "izwi_lab.lab.engine_prefixes",
+    "metrics_table": "izwi_lab.lab.engine_metrics",
 }
 
 __all__ = sorted(_HOME)

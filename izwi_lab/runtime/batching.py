@@ -36,6 +36,7 @@ class Batching:
         self.options, self._cache_bytes = options or LaneOptions(), cache_bytes
         self.metrics, self.timeline, self.admission = EngineMetrics(), Timeline(), Admission(queue)
         self._guard = threading.Lock()
+        self._names: dict[ModelKey, str] = {}
         self._loops: dict[tuple[str, str], DeviceLoop] = {}
         self._closed = False
 
@@ -83,10 +84,10 @@ class Batching:
         try:
             job.ticket = self.admission.admit(tenant, tokens, now=time.perf_counter())
         except QueueFullError:
-            self.metrics.refuse(model.variant.id)
+            self.metrics.refuse(self._name(key, model))
             self.call(model.backend, job.course.close, token)
             raise
-        loop.submit(job, self._lane_maker(model), str(key))
+        loop.submit(job, self._lane_maker(key, model), str(key))
         return outbox
 
     def explain(self, key: ModelKey) -> Explanation | None:
@@ -121,10 +122,23 @@ class Batching:
         for loop in loops:
             loop.close()
 
-    def _lane_maker(self, model: Model) -> Callable[[], Lane]:
+    def _name(self, key: ModelKey, model: Model) -> str:
+        """What metrics and timelines call a model: its id, with more of its key where another has that."""
+        with self._guard:
+            taken = {name for other, name in self._names.items() if other != key}
+            name = model.variant.id
+            if name in taken:
+                name = f"{name} ({key.dtype} on {key.backend} {key.device})"
+            if name in taken:
+                name = str(key)
+            self._names[key] = name
+            return name
+
+    def _lane_maker(self, key: ModelKey, model: Model) -> Callable[[], Lane]:
         def make() -> Lane:
+            name = self._name(key, model)
             told = {"metrics": self.metrics, "timeline": self.timeline, "admission": self.admission}
-            return Lane(model.variant.id, model, self.options, cache_bytes=self._cache_bytes, **told)  # type: ignore[arg-type]
+            return Lane(name, model, self.options, cache_bytes=self._cache_bytes, **told)  # type: ignore[arg-type]
 
         return make
 

@@ -42,10 +42,16 @@ class InferenceEngine(EngineCore):
         config: settings to use instead of the environment and the configuration file (`izwi_lab.settings`).
         limits: what is refused at the door.
         load_format: "auto", or "dummy" for random weights at full size, which need no files.
+        batching: how the requests of a model share a device: sequences in a step, how long it should take, memory.
+        queue: how many requests may wait; None: 256, of 262,144 tokens.
+
+    Requests run together: their steps are taken in one pass over a model's weights, and each says what it would say
+    alone. What the verbs do not name, `priority` and `tenant`, is said with `run(ChatRequest(...))`.
 
     Every verb raises InvalidInputError before a model is loaded, UnknownModelError or WrongTaskError for a model that
-    cannot do it, NotDownloadedError, BackendUnavailableError, MemoryBudgetError, and Cancelled when it was stopped. A
-    chat that is stopped while it answers returns what it has said, with finish_reason "cancelled".
+    cannot do it, NotDownloadedError, BackendUnavailableError, MemoryBudgetError, QueueFullError (with `retry_after_s`),
+    and Cancelled when it was stopped. A chat that is stopped while it answers returns what it has said, with
+    finish_reason "cancelled".
 
     >>> with InferenceEngine() as engine:                      # doctest: +SKIP
     ...     speech = engine.speak("Hello there.")

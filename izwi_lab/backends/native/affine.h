@@ -33,6 +33,7 @@ extern "C" struct Matrix {
 #define IZWI_ONCE __attribute__((noinline))  // these are large, and called from many places
 
 static const int LANES = 16, BLOCK = 32, TILE = 64, STEP_COLUMNS = 256, TOP = 127 * 256;
+static const int FETCH_WORDS = 1024;  // how far ahead of its use a tile fetches codes
 
 static inline float bf16(uint16_t x) { uint32_t u = (uint32_t)x << 16; float f; memcpy(&f, &u, 4); return f; }
 static inline float f16(uint16_t x) { _Float16 h; memcpy(&h, &x, 2); return (float)h; }
@@ -176,6 +177,7 @@ static IZWI_ONCE void tile_product(const Matrix &m, int panel, const Rounded &r,
     for (int k = 0; k < N; k++) acc[k] = _mm512_setzero_ps();
     for (int g = 0; g < blocks; g++, q += BITS * LANES) {
         __m512i w[8];
+        for (int i = 0; i < BITS; i++) __builtin_prefetch(q + FETCH_WORDS + i * LANES);  // past a page's end too
         unpack<BITS>(q, w);
         const size_t at = (size_t)g * r.tokens + from;
         const int32_t *x = (const int32_t *)&r.q[at * BLOCK];

@@ -10,6 +10,13 @@
 
 namespace {
 
+#ifdef __AVX512F__
+const int ACROSS = 4;              // keys scored at once: as many sums as registers hold
+#define HOLD(x) asm("" : "+v"(x))  // else GCC loads it again for each use
+#else
+const int ACROSS = 1;
+#define HOLD(x)
+#endif
 const int KEYS = 64, TILE_ROWS = 6;  // keys of a block; query rows computed together
 const float UNSEEN = -2e30f, LOWEST = -1e30f;
 
@@ -18,9 +25,15 @@ struct Places {
     const int32_t *blocks;
     int block, ring;
     int slot(int p) const { return block ? blocks[p / block] * block + p % block : ring ? p % ring : p; }
-    int after(int slot, int p) const {  // of position p, given that of the one before
-        if (block) return p % block ? slot + 1 : blocks[p / block] * block;
-        return slot + 1 == ring ? 0 : slot + 1;
+    // The slots of KEYS positions from `start`, n of them real: past the last it is named again.
+    void fill(int start, int n, int *slots) const {
+        for (int j = 0; j < n;) {
+            const int first = slot(start + j);
+            const int run = std::min(n - j, block ? block - (start + j) % block : ring ? ring - first : n);
+            for (int i = 0; i < run; i++) slots[j + i] = first + i;
+            j += run;
+        }
+        for (int j = n; j < KEYS; j++) slots[j] = slots[n - 1];
     }
 };
 
@@ -51,22 +64,60 @@ struct Rows {
     }
 };
 
-// Scores of N rows with keys read as they lie.
+template <class T> inline void fetch(const T *p, int n) {
+    for (int i = 0; i < n; i += 64 / (int)sizeof(T)) __builtin_prefetch(p + i);
+}
+
+// Keys that are read next, to be fetched meanwhile.
+struct Ahead {
+    Ahead() {}
+    const char *keys = nullptr;
+    size_t bytes = 0;  // of one
+    int count = 0;
+    int slots[KEYS];
+    void fetch(int j) const {
+        if (j >= count) return;
+        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(keys + slots[j] * bytes + i);
+    }
+};
+
+// Scores of N rows with keys read as they lie; the values are fetched meanwhile.
 template <int N, bool WHOLE, class KV>
-void score_few(const KV *k, const int *slots, int n, int dim, const float *q, int width, float *scores) {
+void score_few(const KV *k, const KV *v, const int *slots, int n, int dim, const float *q, int width, float *scores) {
     for (int b = 0; b < n; b += WIDE) {
-        Vec parts[N][WIDE];
-        for (int j = 0; j < WIDE; j++) {
-            const KV *row = k + (size_t)slots[b + j] * dim;
-            Vec acc[N] = {};
+        Vec quads[N][4];
+        for (int i = 0; i < 4; i++) {
+            Vec acc[N][4];
 #pragma GCC unroll 4
-            for (int d = 0; d < dim; d += WIDE) {
-                const Vec key = WHOLE ? load16(row + d) : load_part(row + d, dim - d);
-                for (int r = 0; r < N; r++) acc[r] += load16(q + r * width + d) * key;
+            for (int first = 0; first < 4; first += ACROSS) {
+                const KV *row[ACROSS];
+#pragma GCC unroll 4
+                for (int j = 0; j < ACROSS; j++) {
+                    const size_t at = (size_t)slots[b + 4 * i + first + j] * dim;
+                    row[j] = k + at;
+                    fetch(v + at, dim);
+#pragma GCC unroll 6
+                    for (int r = 0; r < N; r++) acc[r][first + j] = Vec{};
+                }
+                for (int d = 0; d < dim; d += WIDE) {
+                    Vec key[ACROSS];
+#pragma GCC unroll 4
+                    for (int j = 0; j < ACROSS; j++)
+                        key[j] = WHOLE ? load16(row[j] + d) : load_part(row[j] + d, dim - d);
+#pragma GCC unroll 6
+                    for (int r = 0; r < N; r++) {
+                        Vec x = load16(q + r * width + d);
+                        HOLD(x);
+#pragma GCC unroll 4
+                        for (int j = 0; j < ACROSS; j++) acc[r][first + j] += x * key[j];
+                    }
+                }
             }
-            for (int r = 0; r < N; r++) parts[r][j] = acc[r];
+#pragma GCC unroll 6
+            for (int r = 0; r < N; r++) quads[r][i] = quad_of(acc[r]);
         }
-        for (int r = 0; r < N; r++) store16(scores + r * KEYS + b, totals(parts[r]));
+#pragma GCC unroll 6
+        for (int r = 0; r < N; r++) store16(scores + r * KEYS + b, totals(quads[r]));
     }
 }
 
@@ -86,12 +137,13 @@ template <int N> void score_many(const float *keys, const float *q, int width, f
 // acc += weights times values, for N rows and M vectors of the head from `d` on; 4 are whole.
 template <int N, int M, class KV>
 void weigh_part(const KV *v, const int *slots, int n, int stride, int dim, int d, const float *weights, int width,
-                float *acc) {
+                const Ahead &ahead, float *acc) {
     Vec a[N][M];
     for (int r = 0; r < N; r++)
         for (int i = 0; i < M; i++) a[r][i] = load16(acc + r * width + d + i * WIDE);
     for (int j = 0; j < n; j++) {
         const KV *row = v + (size_t)slots[j] * stride + d;
+        if (!d) ahead.fetch(j);
         Vec value[M];
         for (int i = 0; i < M; i++)
             value[i] = M == 4 ? load16(row + i * WIDE) : load_part(row + i * WIDE, dim - d - i * WIDE);
@@ -102,11 +154,14 @@ void weigh_part(const KV *v, const int *slots, int n, int stride, int dim, int d
         for (int i = 0; i < M; i++) store16(acc + r * width + d + i * WIDE, a[r][i]);
 }
 template <int N, class KV>
-void weigh(const KV *v, const int *slots, int n, int stride, int dim, const float *weights, int width, float *acc) {
+void weigh(const KV *v, const int *slots, int n, int stride, int dim, const float *weights, int width,
+           const Ahead &ahead, float *acc) {
     int d = 0;
-    for (; d + 4 * WIDE <= dim; d += 4 * WIDE) weigh_part<N, 4>(v, slots, n, stride, dim, d, weights, width, acc);
-    for (; d + 2 * WIDE <= width; d += 2 * WIDE) weigh_part<N, 2>(v, slots, n, stride, dim, d, weights, width, acc);
-    if (d < width) weigh_part<N, 1>(v, slots, n, stride, dim, d, weights, width, acc);
+    for (; d + 4 * WIDE <= dim; d += 4 * WIDE)
+        weigh_part<N, 4>(v, slots, n, stride, dim, d, weights, width, ahead, acc);
+    for (; d + 2 * WIDE <= width; d += 2 * WIDE)
+        weigh_part<N, 2>(v, slots, n, stride, dim, d, weights, width, ahead, acc);
+    if (d < width) weigh_part<N, 1>(v, slots, n, stride, dim, d, weights, width, ahead, acc);
 }
 
 // Calls use(constant N) for tiles of rows: use(N, first row).
@@ -154,21 +209,26 @@ inline void soften(Rows &rows, int r, int start, int n, const float *k_scales, c
     rows.sum[r] += total(sum);
 }
 
-// All rows over keys [from, to). many: copy them first.
-template <class KV> void attend(const Cached<KV> &c, int from, int to, bool many, Rows &rows) {
+// All rows over keys [from, to). many: copy them first. after: the keys that are read after these, fetched on the way.
+template <class KV> void attend(const Cached<KV> &c, int from, int to, bool many, Rows &rows, const Ahead &after) {
     const int width = rows.width;
     int slots[KEYS], packed[KEYS];
     float k_scales[KEYS], v_scales[KEYS];
-    for (int j = 0; j < KEYS; j++) packed[j] = j;
-    if (many && (int)rows.keys.size() < KEYS * width) rows.keys.resize(KEYS * width), rows.values.resize(KEYS * width);
+    const Ahead none;
+    Ahead next;
+    next.keys = (const char *)c.k, next.bytes = c.dim * sizeof(KV);
+    c.places.fill(from, std::min(KEYS, to - from), next.slots);
+    if (many) {
+        for (int j = 0; j < KEYS; j++) packed[j] = j;
+        if ((int)rows.keys.size() < KEYS * width) rows.keys.resize(KEYS * width), rows.values.resize(KEYS * width);
+    }
     for (int start = from; start < to; start += KEYS) {
         const int n = std::min(KEYS, to - start);
-        int slot = c.places.slot(start);
-        for (int j = 0; j < KEYS; j++) {  // past the last key it is read again, and not seen
-            slots[j] = slot;
-            if (j < n - 1) slot = c.places.after(slot, start + j + 1);
-            if (c.k_scale) k_scales[j] = c.k_scale[slots[j]], v_scales[j] = c.v_scale[slots[j]];
-        }
+        memcpy(slots, next.slots, sizeof slots);
+        next.count = std::max(0, std::min(KEYS, to - start - KEYS));
+        if (next.count) c.places.fill(start + KEYS, next.count, next.slots);
+        if (c.k_scale)
+            for (int j = 0; j < KEYS; j++) k_scales[j] = c.k_scale[slots[j]], v_scales[j] = c.v_scale[slots[j]];
         if (many)
             for (int b = 0; b < KEYS; b += WIDE)
                 for (int d = 0; d < width; d += WIDE) {
@@ -185,13 +245,13 @@ template <class KV> void attend(const Cached<KV> &c, int from, int to, bool many
             const float *q = &rows.q[(size_t)r * width];
             float *scores = &rows.scores[(size_t)r * KEYS];
             if (many) score_many<count.n>(rows.keys.data(), q, width, scores);
-            else if (c.dim % WIDE == 0) score_few<count.n, true>(c.k, slots, n, c.dim, q, width, scores);
-            else score_few<count.n, false>(c.k, slots, n, c.dim, q, width, scores);
+            else if (c.dim % WIDE == 0) score_few<count.n, true>(c.k, c.v, slots, n, c.dim, q, width, scores);
+            else score_few<count.n, false>(c.k, c.v, slots, n, c.dim, q, width, scores);
             const float *k_scale = c.k_scale ? k_scales : nullptr, *v_scale = c.k_scale ? v_scales : nullptr;
             for (int i = r; i < r + count.n; i++) soften(rows, i, start, n, k_scale, v_scale);
             float *acc = &rows.acc[(size_t)r * width];
-            if (many) weigh<count.n>(rows.values.data(), packed, n, width, width, scores, width, acc);
-            else weigh<count.n>(c.v, slots, n, c.dim, c.dim, scores, width, acc);
+            if (many) weigh<count.n>(rows.values.data(), packed, n, width, width, scores, width, none, acc);
+            else weigh<count.n>(c.v, slots, n, c.dim, c.dim, scores, width, r ? none : next.count ? next : after, acc);
         });
     }
 }

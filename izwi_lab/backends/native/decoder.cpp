@@ -173,6 +173,16 @@ int arrange(Scratch &s, const Model &m, const Input &in, const Row *row, int row
     return passes;
 }
 
+// Whether rows of one paged sequence come as sequences of their own: each is computed as if it were decoded, and sees the
+// keys of those before it.
+bool follows_itself(const Row *row, int rows, const Sequence *sequences) {
+    for (int t = 1; t < rows; t++) {
+        const Sequence &a = sequences[row[t - 1].sequence], &b = sequences[row[t].sequence];
+        if (row[t].sequence != row[t - 1].sequence && b.blocks && a.blocks == b.blocks) return true;
+    }
+    return false;
+}
+
 }  // namespace
 
 extern "C" {
@@ -191,7 +201,7 @@ void izwi_step(const Model *m, const Input *in, const Row *row, int rows, const 
     Scratch &s = scratch;
     const bool split = rows > FEW;
     const int passes = arrange(s, *m, *in, row, rows, outs, threads, split);
-    const bool lone = (int)s.segments.size() == rows;
+    const bool lone = (int)s.segments.size() == rows && !follows_itself(row, rows, sequences);
     const Matrix &table = in->table ? *in->table : m->embed, &head = in->head ? *in->head : m->head;
     Barrier barrier;
 #pragma omp parallel num_threads(threads)

@@ -71,13 +71,30 @@ template <class KV> void keep(const Step &e, const Layer &l, int index, int t, i
 }
 
 // A piece: rows [from, from + n) of a segment, key head g, part `split` of the keys.
-template <class KV> void piece(const Step &e, const Pass &p, int from, int n, int g, int split, int splits, Rows &rows) {
-    const Model &m = e.m;
-    const int D = m.head_dim, H = p.heads_share;
-    const int start = first_read(e, p.l, from), stop = e.row[from + n - 1].position + 1;
+struct Piece { int from, n, g, split, splits, low, high; };
+
+inline Piece piece_of(const Step &e, const Layer &l, int from, int n, int g, int split, int splits) {
+    const int start = first_read(e, l, from), stop = e.row[from + n - 1].position + 1;
     const int low = start + (int)((int64_t)(stop - start) * split / splits);
     const int high = start + (int)((int64_t)(stop - start) * (split + 1) / splits);
-    if (e.lone && split == splits - 1) keep<KV>(e, p.l, p.index, from, g);
+    return {from, n, g, split, splits, low, high};
+}
+
+// The first keys of a piece.
+inline void look_ahead(const Step &e, const Pass &p, const Piece &w, Ahead &ahead) {
+    const Sequence &s = e.sequence[e.row[w.from].sequence];
+    const Cache &c = s.layer[p.index];
+    const size_t wide = s.kind == CACHE_INT8 ? 1 : s.kind == CACHE_BF16 ? 2 : 4;
+    ahead.bytes = wide * e.m.head_dim;
+    ahead.keys = (const char *)c.k + (size_t)w.g * c.capacity * ahead.bytes;
+    ahead.count = std::min(KEYS, w.high - w.low);
+    places(s, p.l).fill(w.low, ahead.count, ahead.slots);
+}
+
+template <class KV> void piece(const Step &e, const Pass &p, const Piece &w, const Ahead &ahead, Rows &rows) {
+    const Model &m = e.m;
+    const int D = m.head_dim, H = p.heads_share, from = w.from, n = w.n, g = w.g;
+    if (e.lone && w.split == w.splits - 1) keep<KV>(e, p.l, p.index, from, g);
     rows.size(n * H, D);
     for (int i = 0; i < n; i++)
         for (int h = 0; h < H; h++) {
@@ -95,28 +112,28 @@ template <class KV> void piece(const Step &e, const Pass &p, int from, int n, in
     const bool scaled = std::is_same<KV, int8_t>::value;
     const Cached<KV> cached{(const KV *)c.k + at * D, (const KV *)c.v + at * D, scaled ? c.k_scale + at : nullptr,
                             scaled ? c.v_scale + at : nullptr, D, places(s, p.l)};
-    attend(cached, low, high, e.s.part[from] < 0, rows);
+    attend(cached, w.low, w.high, e.s.part[from] < 0, rows, ahead);
     for (int i = 0; i < n; i++)
         for (int h = 0; h < H; h++) {
             const int r = i * H + h, t = from + i, head = g * H + h;
             const float *acc = &rows.acc[(size_t)r * rows.width];
-            if (splits == 1) {
+            if (w.splits == 1) {
                 float *out = &e.s.mixed[((size_t)t * m.heads + head) * D];
                 for (int d = 0; d < D; d++) out[d] = acc[d] / rows.sum[r];
                 continue;
             }
-            float *part = &e.s.parts[(((size_t)e.s.part[t] * m.heads + head) * e.team + split) * (D + 2)];
+            float *part = &e.s.parts[(((size_t)e.s.part[t] * m.heads + head) * e.team + w.split) * (D + 2)];
             part[0] = rows.top[r];
             part[1] = rows.sum[r];
             memcpy(part + 2, acc, sizeof(float) * D);
         }
 }
 
-inline void piece_of_kind(const Step &e, const Pass &p, int from, int n, int g, int split, int splits, Rows &rows) {
-    const int kind = e.sequence[e.row[from].sequence].kind;
-    if (kind == CACHE_BF16) piece<uint16_t>(e, p, from, n, g, split, splits, rows);
-    else if (kind == CACHE_INT8) piece<int8_t>(e, p, from, n, g, split, splits, rows);
-    else piece<float>(e, p, from, n, g, split, splits, rows);
+inline void piece_of_kind(const Step &e, const Pass &p, const Piece &w, const Ahead &ahead, Rows &rows) {
+    const int kind = e.sequence[e.row[w.from].sequence].kind;
+    if (kind == CACHE_BF16) piece<uint16_t>(e, p, w, ahead, rows);
+    else if (kind == CACHE_INT8) piece<int8_t>(e, p, w, ahead, rows);
+    else piece<float>(e, p, w, ahead, rows);
 }
 
 inline void keep_rows(const Step &e, const Pass &p, int id) {
@@ -150,30 +167,67 @@ inline void combine(const Step &e, int splits, int t, float *out) {
     }
 }
 
+// A thread's share of the pieces of sequences with one row each: of about as many keys as that of any other thread, and
+// pieces that stand together, so that each knows what follows it.
+template <class Use> void share_pieces(const Step &e, const Layer &l, int id, Use use) {
+    int64_t all = 0, before = 0;
+    const auto keys_of = [&](const Segment &g) {
+        return e.row[g.first].position + 1 - first_read(e, l, g.first) + PIECE_KEYS;
+    };
+    for (const Segment &g : e.s.segments) all += (int64_t)keys_of(g) * e.m.kv_heads;
+    for (const Segment &g : e.s.segments) {
+        const int splits = splits_of(e, l, g.first), parts = e.m.kv_heads * splits;
+        const int64_t keys = (int64_t)keys_of(g) * e.m.kv_heads;
+        for (int at = 0; at < parts; at++)  // the thread in whose share its middle lies
+            if ((2 * before * parts + (2 * at + 1) * keys) * e.team / (2 * all * parts) == id)
+                use(piece_of(e, l, g.first, 1, at / splits, at % splits, splits));
+        before += keys;
+    }
+}
+
+inline void attention_lone(const Step &e, const Pass &p, const Step::Me &me) {
+    Piece held{};
+    bool any = false;
+    Ahead ahead;
+    share_pieces(e, p.l, me.id, [&](const Piece &w) {
+        if (any) {
+            look_ahead(e, p, w, ahead);
+            piece_of_kind(e, p, held, ahead, me.own.rows);
+        }
+        held = w, any = true;
+    });
+    ahead.count = 0;
+    if (any) piece_of_kind(e, p, held, ahead, me.own.rows);
+}
+
 // Attention of all rows; ends before a barrier. Gives whether any row's result is in several parts.
 inline bool attention(const Step &e, const Layer &l, int index, const Step::Me &me) {
     int longest = 0;
     bool parted = false;
     for (const Segment &g : e.s.segments) longest = std::max(longest, g.count);
+    for (const Segment &g : e.s.segments) parted = parted || splits_of(e, l, g.first) > 1;
+    if (e.lone) {
+        attention_lone(e, {l, index, 0, e.m.heads / e.m.kv_heads, 1}, me);
+        return parted;
+    }
     const int passes = l.ring ? (longest + PASS - 1) / PASS : 1;
+    const Ahead none;
     for (int number = 0; number < passes; number++) {
         const Pass p = plan(e, l, index, number);
-        if (!e.lone) {
-            if (number) e.barrier->wait(e.team);  // the pass before has read what this one writes over
-            keep_rows(e, p, me.id);
-            e.barrier->wait(e.team);
-        }
+        if (number) e.barrier->wait(e.team);  // the pass before has read what this one writes over
+        keep_rows(e, p, me.id);
+        e.barrier->wait(e.team);
         std::atomic<int> &taken = e.s.taken[(size_t)index * e.passes + number];
         int before = 0, next = taken.fetch_add(1, std::memory_order_relaxed);
         for (const Segment &g : e.s.segments) {
             const int splits = splits_of(e, l, g.first);
             const int blocks = blocks_in(p, g), work = blocks * e.m.kv_heads * splits;
-            parted = parted || splits > 1;
             for (; next < before + work; next = taken.fetch_add(1, std::memory_order_relaxed)) {
                 const int at = next - before, split = at % splits, head = at / splits % e.m.kv_heads;
                 const int block = blocks - 1 - at / (splits * e.m.kv_heads);  // those with most keys first
                 const int from = block * p.block_rows, n = std::min(p.block_rows, rows_in(l, g, number) - from);
-                piece_of_kind(e, p, g.first + number * PASS + from, n, head, split, splits, me.own.rows);
+                const int first = g.first + number * PASS + from;
+                piece_of_kind(e, p, piece_of(e, l, first, n, head, split, splits), none, me.own.rows);
             }
             before += work;
         }

@@ -58,6 +58,7 @@ namespace {
 const int FEW = 3;         // rows that every thread handles for itself
 const int PASS = 128;      // rows that a ring has room for, beside its window (BUCKET of the caches)
 const int PIECE_ROWS = 128, PART_KEYS = 32;  // query rows of a piece of attention at most, keys of a part at least
+const int PIECE_KEYS = 16;                   // what a piece costs beside its keys, in keys
 const size_t NEAR = 1 << 19;                  // bytes of activations that stay in the second-level cache
 
 struct Segment { int first, count; };  // consecutive rows of one sequence

@@ -20,11 +20,17 @@ inline Vec load16(const float *p) {
     return v;
 }
 inline Vec load16(const uint16_t *p) {  // bfloat16
+#ifdef __AVX512F__  // GCC 12 takes this conversion apart
+    __m256i h;
+    memcpy(&h, p, sizeof h);
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+#else
     typedef uint16_t Half __attribute__((vector_size(32)));
     typedef uint32_t Bits __attribute__((vector_size(64)));
     Half h;
     memcpy(&h, p, sizeof h);
     return (Vec)(__builtin_convertvector(h, Bits) << 16);
+#endif
 }
 inline Vec load16(const int8_t *p) {
     typedef int8_t Small __attribute__((vector_size(16)));
@@ -131,15 +137,14 @@ inline Vec odd_quarters(Vec a, Vec b) {
     return IZWI_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 }
 
-// The sums of 16 vectors, in order.
-inline Vec totals(const Vec *v) {
-    Vec quad[4];
-    for (int i = 0; i < 4; i++) {
-        const Vec *p = v + 4 * i;
-        const Vec even = low_pairs(p[0], p[2]) + high_pairs(p[0], p[2]);  // a02 b02 a13 b13
-        const Vec odd = low_pairs(p[1], p[3]) + high_pairs(p[1], p[3]);
-        quad[i] = low_pairs(even, odd) + high_pairs(even, odd);  // each quarter: a part of the four sums
-    }
+// The sums of 4 vectors in parts: each quarter holds a part of the four.
+inline Vec quad_of(const Vec *p) {
+    const Vec even = low_pairs(p[0], p[2]) + high_pairs(p[0], p[2]);  // a02 b02 a13 b13
+    const Vec odd = low_pairs(p[1], p[3]) + high_pairs(p[1], p[3]);
+    return low_pairs(even, odd) + high_pairs(even, odd);
+}
+// The sums of 16 vectors, in order, from 4 quads.
+inline Vec totals(const Vec *quad) {
     const Vec a = first_quarters(quad[0], quad[1]) + last_quarters(quad[0], quad[1]);
     const Vec b = first_quarters(quad[2], quad[3]) + last_quarters(quad[2], quad[3]);
     return even_quarters(a, b) + odd_quarters(a, b);
