@@ -31,6 +31,8 @@ class Measurement:
     quality: word error rate. input, output: digests of what was read and what came out, to see that contenders agree.
     read_bytes: weights and caches that must cross the memory bus during decode_s, each counted once for each token.
     others: share of the machine's processors that other programs used meanwhile, filled in by the harness.
+    served: tokens that several requests were answered with in all of total_s, prompts and waiting included. latency:
+    seconds by name, of what these requests waited for (`LATENCIES`), such as "gap_p95", 95 of 100 gaps between tokens.
     """
 
     total_s: float
@@ -46,6 +48,8 @@ class Measurement:
     input: str = ""
     output: str = ""
     others: float | None = None
+    served: int = 0
+    latency: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def real_time(self) -> float | None:
@@ -61,6 +65,11 @@ class Measurement:
     def decode_tps(self) -> float | None:
         """Tokens generated per second after the first."""
         return self.tokens / self.decode_s if self.decode_s and self.tokens else None
+
+    @property
+    def served_tps(self) -> float | None:
+        """Tokens that all requests together were answered with, per second from the first to the last of them."""
+        return self.served / self.total_s if self.total_s and self.served else None
 
     @property
     def read_gbps(self) -> float | None:
@@ -79,12 +88,26 @@ class Metric:
     digits: int = 2
 
 
+def _waited(name: str) -> Callable[[Measurement], float | None]:
+    return lambda measurement: measurement.latency.get(name)
+
+
+LATENCIES: tuple[Metric, ...] = (
+    Metric("first_p95", "first output p95 s", "lower", _waited("first_p95"), 3),
+    Metric("queue_p50", "queue p50 s", "lower", _waited("queue_p50"), 3),
+    Metric("queue_p95", "queue p95 s", "lower", _waited("queue_p95"), 3),
+    Metric("gap_p50", "between tokens p50 s", "lower", _waited("gap_p50"), 4),
+    Metric("gap_p95", "between tokens p95 s", "lower", _waited("gap_p95"), 4),
+)
+
 METRICS: tuple[Metric, ...] = (
     Metric("real_time", "x real time", "higher", lambda m: m.real_time),
+    Metric("served_tps", "tokens/s of all", "higher", lambda m: m.served_tps, 1),
     Metric("prefill_tps", "prefill tokens/s", "higher", lambda m: m.prefill_tps, 0),
     Metric("decode_tps", "decode tokens/s", "higher", lambda m: m.decode_tps, 1),
     Metric("read_gbps", "GB/s read", "higher", lambda m: m.read_gbps, 1),
     Metric("first_s", "first output s", "lower", lambda m: m.first_s, 3),
+    *LATENCIES,
     Metric("total_s", "total s", "lower", lambda m: m.total_s),
     Metric("cpu_s", "processor s", "lower", lambda m: m.cpu_s),
     Metric("quality", "word error", "lower", lambda m: m.quality, 3),

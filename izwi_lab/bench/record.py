@@ -20,12 +20,16 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One workload and the results of its contenders. reference: the name of the case the others are divided by."""
+    """One workload and the results of its contenders. reference: the name of the case the others are divided by.
+
+    notes: lines to read under it.
+    """
 
     subject: str
     workload: Workload
     cases: tuple[CaseResult, ...]
     reference: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def reference_case(self) -> CaseResult | None:
@@ -124,7 +128,8 @@ def _summary(table: Table) -> dict[str, Any]:
 
 
 def _table(body: Mapping[str, Any]) -> Table:
-    return Table(body["subject"], Workload(**body["workload"]), tuple(map(_case, body["cases"])), body["reference"])
+    cases, notes = tuple(map(_case, body["cases"])), tuple(body.get("notes", ()))
+    return Table(body["subject"], Workload(**body["workload"]), cases, body["reference"], notes)
 
 
 def _case(body: Mapping[str, Any]) -> CaseResult:

@@ -15,7 +15,14 @@ from izwi_lab.bench.stats import Ratio, Spread, ratios, same_input, share_of_lim
 from izwi_lab.errors import MissingExtraError
 
 _LABELS = {m.name: m.label for m in METRICS} | {"load_s": "load s", "peak_bytes": "peak memory"}
-_HEADLINE = {"chat": ("decode_tps", "prefill_tps"), "tts": ("real_time",), "asr": ("real_time",)}
+_HEADLINE = {
+    "chat": ("decode_tps", "prefill_tps"),
+    "tts": ("real_time",),
+    "asr": ("real_time",),
+    "serving": ("served_tps", "real_time"),
+    "first": ("first_s",),
+}
+_TOKENS_COMPARED = ("chat", "serving")
 
 
 def table_markdown(table: Table) -> str:
@@ -34,6 +41,7 @@ def table_markdown(table: Table) -> str:
         lines += ["- The contenders did not read the same ids; compare with care."]
     lines += _agreement(table)
     lines += _ratio_lines(table)
+    lines += [f"- {note}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -92,7 +100,8 @@ _LEGEND = (
     "*peak MB*: the process's highest resident memory, weights mapped from disk included. *GB/s read*: weights touched "
     "once per token, and the keys and values that attention sees, per second of decoding; *of memory bandwidth*: that "
     "over what the machine read in a plain sum over 1 GB (on a GPU: a copy) in the same round. *memory / (weights + "
-    "KV)*: the highest memory after loading, without what interpreter and framework hold before it."
+    "KV)*: the highest memory after loading, without what interpreter and framework hold before it. *tokens/s of all*: "
+    "of several requests together, from the first one's start to the last one's end; *p95*: 95 of 100 are not above."
 )
 
 
@@ -164,7 +173,7 @@ def _disturbance(table: Table) -> list[str]:
 def _agreement(table: Table) -> list[str]:
     """Which contenders of a chat wrote the same tokens as ours (kernels round differently, so not all need to)."""
     outputs = {c.contender: {run.output for run in c.runs} for c in table.cases if c.runs and c.runs[0].output}
-    if table.workload.task != "chat" or len(outputs) < 2:
+    if table.workload.task not in _TOKENS_COMPARED or len(outputs) < 2:
         return []
     (first, wrote), *others = outputs.items()
     same = [name for name, found in others if found == wrote]
@@ -185,7 +194,7 @@ def _ratio_lines(table: Table) -> list[str]:
     return lines
 
 
-_QUOTED = ("real_time", "prefill_tps", "decode_tps", "first_s", "cpu_s", "load_s", "peak_bytes")
+_QUOTED = ("real_time", "served_tps", "prefill_tps", "decode_tps", "first_s", "cpu_s", "load_s", "peak_bytes")
 
 
 def _ratio(found: Ratio) -> str:

@@ -39,6 +39,15 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(statistics.median(values), min(values), max(values), len(values)) if values else None
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that `share` (0..1) of them are not above, between two of them in proportion. Needs at least one."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
 def values_of(case: CaseResult, metric: Metric) -> list[float]:
     """The metric of every run that has it."""
     return [value for run in case.runs if (value := metric.of(run)) is not None]

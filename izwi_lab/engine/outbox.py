@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -23,12 +24,13 @@ class Outbox:
     the work began, gave its first piece and its last, by time.perf_counter(); a slow reader does not show in them.
     """
 
-    def __init__(self, *, room: int = 4, room_again: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, room: int = sys.maxsize, room_again: Callable[[], None] = lambda: None) -> None:
         self._changed = threading.Condition()
         self._pieces: deque[Any] = deque()
         self._ended = False
         self._error: BaseException | None = None
         self._room, self._room_again = room, room_again
+        self._takers = 0  # who waits for a piece; others need not be woken for one
         self.started_s = time.perf_counter()
         self.first_s: float | None = None
         self.last_s = self.started_s
@@ -52,7 +54,8 @@ class Outbox:
             self.last_s = time.perf_counter()
             self.first_s = self.last_s if self.first_s is None else self.first_s
             self._pieces.append(piece)
-            self._changed.notify_all()
+            if self._takers:
+                self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
         """Nothing more comes; `take` raises the error after the last piece."""
@@ -64,8 +67,12 @@ class Outbox:
     def take(self) -> Any:
         """The next piece, as soon as there is one; END after the last. Raises what ended the work, each time."""
         with self._changed:
-            while not self._pieces and not self._ended:
-                self._changed.wait()
+            self._takers += 1
+            try:
+                while not self._pieces and not self._ended:
+                    self._changed.wait()
+            finally:
+                self._takers -= 1
             if not self._pieces:
                 if self._error is not None:
                     raise self._error

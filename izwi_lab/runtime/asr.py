@@ -9,7 +9,7 @@ from izwi_lab.audio import Audio
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import Task
 from izwi_lab.errors import AudioError, InvalidInputError
-from izwi_lab.families.protocols import RecognitionModel
+from izwi_lab.families.protocols import RecognitionModel, SharingModel
 from izwi_lab.results import Segment
 from izwi_lab.runtime.registry import Lease
 from izwi_lab.runtime.script import Script, by_itself
@@ -53,6 +53,9 @@ def script(lease: Lease, request: TranscriptionRequest, cancel: CancelToken, *, 
     model, audio = cast(RecognitionModel, lease.model), cast(Audio, request.audio)
     options: dict[str, Any] = {name: getattr(request, name) for name in _OPTIONS} | {"cancel": cancel}
     heard_s = audio.duration_s
+    if isinstance(model, SharingModel):
+        heard: Any = cast(Any, model).course(audio, streaming=not whole, **options)
+        return Script(heard.segments, lambda pieces, _: heard.transcript(tuple(pieces)), heard_s)
     return by_itself(
         whole, lambda: model.generate(audio, **options), lambda: model.stream(audio, **options), audio_s=heard_s
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from izwi_lab.runtime.entry import ModelKey
 
 T = TypeVar("T")
+_AHEAD = 4  # pieces that work is ahead of its reader
 
 
 class Batching:
@@ -65,14 +67,16 @@ class Batching:
         tenant: str = "",
         priority: Priority = Priority.NORMAL,
         audio_s: float = 0.0,
+        streamed: bool = True,
         on_end: Callable[[], None] = lambda: None,
     ) -> Outbox:
         """Queue a request; its pieces come out of the outbox. course: made here, and taken to what it asks for first.
 
+        streamed: somebody reads the pieces as they come, and work waits for him; else they are all read at the end.
         Raises what the course does before it asks for anything, and QueueFullError. on_end is not called then.
         """
         loop = self.loop(model.backend)
-        outbox = Outbox(room_again=loop.wake)
+        outbox = Outbox(room=_AHEAD if streamed else sys.maxsize, room_again=loop.wake)
         job = self.call(
             model.backend, lambda: _begun(Job(id, course(), token, outbox, tenant, priority, on_end)), token
         )

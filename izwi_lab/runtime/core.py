@@ -26,6 +26,7 @@ from izwi_lab.engine.outbox import Outbox
 from izwi_lab.engine.timeline import Explanation
 from izwi_lab.errors import InvalidInputError, IzwiError
 from izwi_lab.families.protocols import Model
+from izwi_lab.results import ChatReply
 from izwi_lab.runtime import asr, chat, load, tts
 from izwi_lab.runtime.batching import Batching
 from izwi_lab.runtime.model_router import ModelRouter, Route
@@ -199,7 +200,7 @@ class EngineCore:
             model = bound.lease.model
             script, outbox = self._start(bound, task, whole=True)
             result = script.gather(read(outbox, bound.token), outbox.started_s)
-            return _stamped(result, model, outbox.last_s - outbox.started_s)
+            return _stamped(result, model, outbox)
 
     def stream(self, request: GenerationRequest) -> Stream[Any]:
         """Answer a request piece by piece. The model is bound and in memory when this returns, and the work queued."""
@@ -231,6 +232,7 @@ class EngineCore:
             tenant=request.tenant,
             priority=PRIORITIES[request.priority],
             audio_s=script.audio_s,
+            streamed=not whole,
             on_end=lease.release,
         )
         bound.taken = True
@@ -355,7 +357,13 @@ def _task_of(request: GenerationRequest) -> _TaskModule:
     return task
 
 
-def _stamped(result: GenerationResult, model: Model, seconds: float) -> GenerationResult:
-    """The result with who made it and how long the whole request took, loading not counted."""
-    timing = replace(result.timing, total_s=seconds, first_s=result.timing.first_s or seconds)
+def _stamped(result: GenerationResult, model: Model, outbox: Outbox) -> GenerationResult:
+    """The result with who made it and how long it took, loading not counted: the outbox knows, not who read it."""
+    seconds = outbox.last_s - outbox.started_s
+    first_s = seconds if outbox.first_s is None else outbox.first_s - outbox.started_s
+    timing = replace(result.timing, total_s=seconds)
+    if isinstance(result, ChatReply):
+        timing = replace(timing, first_s=first_s, decode_s=seconds - first_s)
+    elif not timing.first_s or first_s < timing.first_s:
+        timing = replace(timing, first_s=first_s)
     return replace(result, model=model.variant.id, backend=model.plan.backend, timing=timing)

@@ -106,8 +106,12 @@ class Stream(Generic[T]):
 
 
 def read(outbox: Outbox, token: CancelToken) -> Iterator[Any]:
-    """All pieces of an outbox. A reader that is interrupted stops the work, and waits until nothing of it runs."""
+    """All pieces of an outbox, once it has ended: nobody is woken for each of them, while the device computes.
+
+    A reader that is interrupted stops the work, and waits until nothing of it runs.
+    """
     try:
+        outbox.wait()
         while (piece := outbox.take()) is not END:
             yield piece
     finally:

@@ -9,7 +9,8 @@
 | `decode(session, step)`    | a `ProsodyStep`                      | `AcousticStep`; codes: features [2F, 512]        |
 | `codec.decode(codes)`      | `session.codes`                      | `Audio` [600 F] at 24 kHz                        |
 
-F frames of 25 ms. `generate` and `stream` are loops over exactly these verbs. After Li et al. 2023 (StyleTTS 2) and
+F frames of 25 ms. `speak` takes a prompt through exactly these verbs, `speak_many` several in one padded pass; `course`
+is what generate and stream follow, a sentence after the other. After Li et al. 2023 (StyleTTS 2) and
 Kaneko et al. 2022 (iSTFTNet); checked against kokoro 0.9.4.
 """
 
@@ -24,25 +25,32 @@ from typing import Any
 import numpy as np
 
 from izwi_lab import catalog
-from izwi_lab.audio import Audio
 from izwi_lab.backends.base import Backend, BackendPlan
 from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.kokoro import weights
 from izwi_lab.families.kokoro.config import KokoroConfig
-from izwi_lab.families.kokoro.processor import Processor, Request, check_text, unheard
+from izwi_lab.families.kokoro.processor import Processor, check_text
+from izwi_lab.families.kokoro.saying import Saying, Sound
 from izwi_lab.families.kokoro.steps import AcousticFeatures, AcousticStep, ProsodyStep
+from izwi_lab.families.kokoro.together import spoken
 from izwi_lab.families.kokoro.vocoder import IstftVocoder
 from izwi_lab.families.kokoro.voices import DEFAULT, Voices
+from izwi_lab.families.shared.blame import tried
 from izwi_lab.families.shared.closed import ClosedNet
+from izwi_lab.families.shared.course import followed
 from izwi_lab.families.shared.describe import describe
-from izwi_lab.families.shared.piecewise import base_seed, marking_the_last, piece_seed
+from izwi_lab.families.shared.piecewise import base_seed
 from izwi_lab.families.shared.steps import Prompt, Session
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
-from izwi_lab.results import AudioChunk, Speech, Timing
+from izwi_lab.results import AudioChunk, Speech
 
 _PACKAGE = "izwi_lab.families.kokoro"
+# Of a padded pass away from the CPU: some 80 s of speech, and memory for as much. On a CPU the compiled kernels take
+# one piece at a time; without them a padded batch of four sentences was made 1.3 times as fast as one after the other,
+# for which all of them, and whoever comes meanwhile, wait for the last.
+_MOST_IDS = 1024
 
 
 def load(
@@ -100,6 +108,7 @@ class Kokoro:
         self.codec = IstftVocoder(net, backend, config)
         self._processor = Processor(config, voices)
         self._nbytes: int = net.held_bytes()
+        self._pads = backend.device != "cpu"
 
     @property
     def voices(self) -> tuple[str, ...]:
@@ -193,10 +202,10 @@ class Kokoro:
             style = backend.array(extras["style"][:, self.config.style :], dtype="float32")
             encoded, logits = self.net.durations(ids, style)
             if durations is None:
-                frames_each = _frames(backend.numpy(logits)[0], extras["speed"])
+                each = _frames(backend.numpy(logits)[0], extras["speed"])
             else:
-                frames_each = _checked(durations, len(prompt))
-            order = backend.array(np.repeat(np.arange(len(prompt), dtype=np.int32), frames_each))
+                each = _checked(durations, len(prompt))
+            order = backend.array(np.repeat(np.arange(len(prompt), dtype=np.int32), each))
             f0, energy = self.net.curves(encoded, order, style)
             backend.evaluate(f0, energy)
         session.prompt_ids = [int(i) for i in prompt.ids]
@@ -208,7 +217,7 @@ class Kokoro:
             0,
             time.perf_counter() - started,
             backend,
-            durations=frames_each,
+            durations=each,
             f0=backend.numpy(f0)[0],
             energy=backend.numpy(energy)[0],
             spans=prompt.spans,
@@ -259,41 +268,12 @@ class Kokoro:
     ) -> Speech:
         """Speak text of any length. The samples are those of `stream`, joined.
 
-        Options as `tokenize`; seed fixes the noise; `cancel` stops it between the steps (raises Cancelled).
+        Options as `tokenize`; seed fixes the noise; `cancel` stops it between two sentences (raises Cancelled).
         """
-        started = time.perf_counter()
-        request = self._processor.request(voice, language, speed)
-        clips: list[Audio] = []
-        first = 0.0
-        prompt_tokens = 0
-        notes = list(request.notes)
-        marks = {"prefill": 0.0, "decode": 0.0}
-        for prompt, _, audio, prefill_s, decode_s in self._spoken(text, request, seed, cancel, phonemes):
-            clips.append(audio)
-            notes += unheard(prompt)
-            first = first or time.perf_counter() - started
-            prompt_tokens += len(prompt)
-            marks["prefill"] += prefill_s
-            marks["decode"] += decode_s
-        audio = Audio.concat(clips)
-        timing = Timing(
-            total_s=time.perf_counter() - started,
-            first_s=first,
-            prefill_s=marks["prefill"],
-            decode_s=marks["decode"],
-            audio_s=audio.duration_s,
-            prompt_tokens=prompt_tokens,
+        asked = self.course(
+            text, voice=voice, language=language, speed=speed, seed=seed, cancel=cancel, phonemes=phonemes
         )
-        return Speech(
-            audio,
-            text or phonemes or "",
-            voice=request.voice,
-            language=request.language,
-            model=self.variant.id,
-            backend=self.plan.backend,
-            timing=timing,
-            notes=tuple(dict.fromkeys(notes)),
-        )
+        return asked.speech(followed(self, asked.chunks(), cancel))
 
     def stream(
         self,
@@ -310,43 +290,61 @@ class Kokoro:
 
         Options and empty text are checked at the call, text that cannot be spoken at the first chunk.
         """
+        asked = self.course(
+            text, voice=voice, language=language, speed=speed, seed=seed, cancel=cancel, phonemes=phonemes
+        )
+        return followed(self, asked.chunks(), cancel)
+
+    def course(
+        self,
+        text: str = "",
+        *,
+        voice: str | None = None,
+        language: str | None = None,
+        speed: float = 1.0,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+        phonemes: str | None = None,
+    ) -> Saying:
+        """One request, checked and not begun: `chunks()` is its course, `speech()` what came of it."""
         request = self._processor.request(voice, language, speed)
         check_text(text, phonemes)
-        return self._chunks(text, request, seed, cancel, phonemes)
-
-    def _chunks(
-        self, text: str, request: Request, seed: int | None, cancel: CancelToken | None, phonemes: str | None
-    ) -> Iterator[AudioChunk]:
-        for index, (prompt, last, audio, _, _) in enumerate(self._spoken(text, request, seed, cancel, phonemes)):
-            notes = (*(request.notes if index == 0 else ()), *unheard(prompt))
-            yield AudioChunk(audio, index, text=prompt.text, is_final=last, notes=notes)
-
-    def _spoken(
-        self, text: str, request: Request, seed: int | None, cancel: CancelToken | None, phonemes: str | None
-    ) -> Iterator[tuple[Prompt, bool, Audio, float, float]]:
-        """Each piece, whether it is the last, its sound, and the seconds of prefill and of the rest."""
-        base = base_seed(seed)
         prompts = self._processor.prompts(text, request, phonemes=phonemes)
-        for index, (prompt, last) in enumerate(marking_the_last(prompts)):
-            yield prompt, last, *self._speak(prompt, piece_seed(base, index), cancel)
+        return Saying(self, text or phonemes or "", request, prompts, base_seed(seed), cancel or CancelToken())
 
-    def _speak(self, prompt: Prompt, seed: int, cancel: CancelToken | None) -> tuple[Audio, float, float]:
-        """One piece: exactly the verbs that a caller would use. Also the seconds of prefill and of the rest."""
-        check = cancel.check if cancel is not None else _never
-        check()
+    def speak(self, prompt: Prompt, *, seed: int | None = None) -> Sound:
+        """One piece: exactly the verbs that a caller would use."""
         session = self.session(seed=seed)
         prosody = self.prefill(session, prompt)
-        check()
         started = time.perf_counter()
         self.decode(session, prosody)
-        check()
-        audio = self.codec.decode(session.codes)
-        check()
-        return audio, prosody.seconds, time.perf_counter() - started
+        return Sound(self.codec.decode(session.codes), prosody.seconds, time.perf_counter() - started)
 
+    def speak_many(self, prompts: Sequence[Prompt], seeds: Sequence[int | None]) -> list[Sound]:
+        """Several pieces in one pass, padded to the longest; each as `speak` makes it, but for rounding.
 
-def _never() -> None:
-    """What is called between the steps when nobody can cancel."""
+        Raises:
+            InvalidInputError: the net's weights are held by kernels that take one piece at a time (`net.packed`).
+        """
+        if self.net.packed:
+            raise InvalidInputError(
+                "This Kokoro computes on kernels that take one piece at a time.", hint="Call speak for each."
+            )
+        return spoken(self, prompts, seeds)
+
+    def share(self, kind: str, items: Sequence[Any]) -> list[Any]:
+        """Items ("speak"): (prompt, seed) -> the Sound of each, or the Exception that it met."""
+        self.share_limit(kind)
+        one = len(items) == 1 or not self._pads
+        if one:
+            return [met for item in items for met in tried([item], lambda own: [self.speak(own[0][0], seed=own[0][1])])]
+        return tried(items, lambda some: self.speak_many([p for p, _ in some], [seed for _, seed in some]))
+
+    def share_limit(self, kind: str) -> int:
+        """Ids that are worth one pass. Raises InvalidInputError for a kind that is not shared."""
+        if kind != "speak":
+            raise InvalidInputError(f"Kokoro does not share {kind!r}.", hint="It shares 'speak'.")
+        return _MOST_IDS if self._pads else 1
 
 
 def _frames(logits: np.ndarray, speed: float) -> np.ndarray:

@@ -9,6 +9,7 @@ each frame is kept in cycles modulo 1, in float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -96,6 +97,13 @@ def inverse_envelope(frames: int, n_fft: int, hop: int) -> np.ndarray:
         total[j : j + frames] += squared[j * hop : (j + 1) * hop]
     kept = total.reshape(-1)[n_fft // 2 : -(n_fft // 2)]  # the edges, where the sum reaches zero, are trimmed off
     return np.asarray(1.0 / kept, np.float32)
+
+
+def inverse_envelopes(counts: Sequence[int], n_fft: int, hop: int) -> np.ndarray:
+    """`inverse_envelope` of several signals, float32 [B, S] with zeros after the end of each."""
+    rows = [inverse_envelope(count, n_fft, hop) for count in counts]
+    longest = max(row.size for row in rows)
+    return np.stack([np.pad(row, (0, longest - row.size)) for row in rows])
 
 
 @lru_cache(maxsize=4)

@@ -1,13 +1,14 @@
-"""Decoding windows together: the loop over the model's verbs, the fallback to warmer draws, tokens to segments."""
+"""Decoding windows together: the loop that asks for steps, the fallback to warmer draws, tokens to segments."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from izwi_lab.cancel import CancelToken
+from izwi_lab.families.shared.course import Shared
 from izwi_lab.families.shared.sampling import Sampling
 from izwi_lab.families.shared.steps import Prompt, Session
 from izwi_lab.families.whisper.config import SECONDS_PER_TIMESTAMP
@@ -62,8 +63,8 @@ def decode_windows(
     temperature: float,
     work: Work,
     cancel: CancelToken,
-) -> list[Result]:
-    """Decode all sessions, in one pass over the weights per step; those distrusted again, warmer, by themselves."""
+) -> Generator[Any, Any, list[Result]]:
+    """Decode all sessions, asking for their steps together; those distrusted again, warmer, by themselves."""
     results: dict[int, Result] = {}
     pending = list(range(len(sessions)))
     for heat in guards.from_temperature(temperature):
@@ -71,7 +72,7 @@ def decode_windows(
         group = [sessions[n] for n in pending]
         for session in group:
             session.trim(0)
-        _decode_once(model, group, prompt, Sampling(temperature=heat), cancel)
+        yield from _decode_once(model, group, prompt, Sampling(temperature=heat), cancel)
         work.decode_s += time.perf_counter() - began
         work.prompt_tokens += len(prompt) * len(group)
         work.tokens += sum(len(s.tokens) for s in group)
@@ -85,13 +86,13 @@ def decode_windows(
 
 def _decode_once(
     model: WhisperModel, sessions: Sequence[Session], prompt: Prompt, sampling: Sampling, cancel: CancelToken
-) -> None:
-    steps = model.prefill_many(sessions, [prompt] * len(sessions))
+) -> Generator[Any, Any, None]:
+    steps = yield Shared("prefill", [(session, prompt) for session in sessions], weight=len(sessions))
     active = list(range(len(sessions)))
     while active:
         cancel.check()
-        tokens = [model.sample(sessions[n], steps[n], sampling) for n in active]
-        for n, step in zip(active, model.decode_many([sessions[n] for n in active], tokens), strict=True):
+        said = [(sessions[n], model.sample(sessions[n], steps[n], sampling)) for n in active]
+        for n, step in zip(active, (yield Shared("decode", said, weight=len(said))), strict=True):
             steps[n] = step
         active = [n for n in active if not sessions[n].done]
 

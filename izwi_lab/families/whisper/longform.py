@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,10 @@ import numpy as np
 from izwi_lab.audio import Audio
 from izwi_lab.backends.base import BackendPlan
 from izwi_lab.cancel import CancelToken
-from izwi_lab.errors import ArtifactError, InvalidInputError
+from izwi_lab.errors import ArtifactError, AudioError, InvalidInputError
 from izwi_lab.families.shared import chunking, stitching
+from izwi_lab.families.shared.course import Alone, Course, Shared
+from izwi_lab.families.shared.steps import Session
 from izwi_lab.families.whisper import decoding
 from izwi_lab.families.whisper.config import SAMPLE_RATE_HZ, WINDOW_S
 from izwi_lab.families.whisper.rules import Guards
@@ -104,11 +107,9 @@ def _load_vad(plan: BackendPlan) -> Any:
 
 
 class Listening:
-    """One request over one audio. `segments()` runs it once; `transcript()` then tells how it went."""
+    """One request over one audio. `segments()` is its course, taken once; `transcript()` then tells how it went."""
 
     def __init__(self, model: WhisperModel, audio: Audio, options: Options, cancel: CancelToken) -> None:
-        from izwi_lab.families.whisper.model import checked_samples
-
         self.model, self.options, self.cancel = model, options, cancel
         self.began_s = time.perf_counter()
         self.samples = checked_samples(audio)
@@ -121,15 +122,15 @@ class Listening:
 
     # --- running ------------------------------------------------------------------------------------------------------
 
-    def segments(self) -> Iterator[Segment]:
-        """Segments in order, each once its window is done."""
-        spans = self._speech()
+    def segments(self) -> Course:
+        """Segments in order, each once its window is done; before them, what they need of the model."""
+        spans: list[chunking.Span] = yield Alone(self._speech)
         queue = deque(Window(*w) for w in self._windows(spans))
         size = 1 if self.options.streaming or self.options.condition_on_previous else _TOGETHER
         count, clock, said = 0, 0.0, ""
         while queue:
             group = [queue.popleft() for _ in range(min(size, len(queue)))]
-            for window, found in zip(group, self._decode(group), strict=True):
+            for window, found in zip(group, (yield from self._decode(group)), strict=True):
                 pending = deque([(window, found)])
                 while pending:
                     window, found = pending.popleft()
@@ -140,7 +141,7 @@ class Listening:
                         count, clock, said = count + 1, segment.end_s, (said + segment.text)[-400:]
                         yield segment
                     if rest is not None:
-                        pending.append((rest, self._decode([rest])[0]))
+                        pending.append((rest, (yield from self._decode([rest]))[0]))
             if not self.options.condition_on_previous:
                 size = _TOGETHER
 
@@ -192,20 +193,17 @@ class Listening:
         smooth = np.convolve(energy, np.full(10, 0.1), mode="valid")
         return start_s + (int(smooth.argmin()) + 5) * frame / SAMPLE_RATE_HZ
 
-    def _decode(self, group: Sequence[Window]) -> list[decoding.Found]:
+    def _decode(self, group: Sequence[Window]) -> Generator[Any, Any, list[decoding.Found]]:
         """Encode and decode windows together."""
         self.cancel.check()
         began = time.perf_counter()
-        sessions = []
-        for window in group:
-            cut = slice(round(window.start_s * SAMPLE_RATE_HZ), round(window.end_s * SAMPLE_RATE_HZ))
-            part = self.samples[cut][: int(WINDOW_S * SAMPLE_RATE_HZ)]
-            states = self.model.encode(self.model.features(Audio(part, SAMPLE_RATE_HZ)))
-            if self.language is None:
-                self.language = next(iter(self.model.detect_language(states)))
-            seed = None if self.options.seed is None else self.options.seed + round(window.start_s * 100)
-            sessions.append(self.model.session(states, seed=seed))
+        states: list[Any] = []
+        most = self.model.share_limit("encode")
+        for n in range(0, len(group), most):
+            features = [self.model.features(self._sound(window)) for window in group[n : n + most]]
+            states += yield Shared("encode", features, weight=len(features))
             self.cancel.check()
+        sessions: list[Session] = yield Alone(partial(self._opened, group, states))
         self.work.encode_s += time.perf_counter() - began
         options = self.options
         prompt = self.model.tokenize(
@@ -215,15 +213,29 @@ class Listening:
             timestamps=options.timestamps,
             previous=self._previous if options.condition_on_previous else (),
         )
-        results = decoding.decode_windows(
+        results: list[decoding.Result] = yield from decoding.decode_windows(
             self.model, sessions, prompt, options.guards, options.temperature, self.work, self.cancel
         )
-        found = [self._found(w, s, r) for w, s, r in zip(group, sessions, results, strict=True)]
+        found = []
+        for window, session, result in zip(group, sessions, results, strict=True):
+            found.append((yield from self._found(window, session, result)))
         if options.condition_on_previous and results and results[-1].temperature <= 0.5:
             self._previous += [t for r in results for t in r.tokens]  # a warm guess would spread its mistakes
         return found
 
-    def _found(self, window: Window, session: Any, result: decoding.Result) -> decoding.Found:
+    def _sound(self, window: Window) -> Audio:
+        cut = slice(round(window.start_s * SAMPLE_RATE_HZ), round(window.end_s * SAMPLE_RATE_HZ))
+        return Audio(self.samples[cut][: int(WINDOW_S * SAMPLE_RATE_HZ)], SAMPLE_RATE_HZ)
+
+    def _opened(self, group: Sequence[Window], states: Sequence[Any]) -> list[Session]:
+        """A session for each window; the first to be heard tells the language, if nobody did."""
+        if self.language is None:
+            self.language = next(iter(self.model.detect_language(states[0])))
+        asked = self.options.seed
+        seeds = [None if asked is None else asked + round(window.start_s * 100) for window in group]
+        return [self.model.session(heard, seed=seed) for heard, seed in zip(states, seeds, strict=True)]
+
+    def _found(self, window: Window, session: Session, result: decoding.Result) -> Generator[Any, Any, decoding.Found]:
         length = window.end_s - window.start_s
         if self.options.guards.silent(result.avg_logprob, result.no_speech_prob):
             return decoding.Found([], length, True)
@@ -231,7 +243,8 @@ class Listening:
         if self.options.word_times and found.segments:
             began = time.perf_counter()
             language = self.language or "en"
-            timed = decoding.with_words(self.model, session, found.segments, language, window.start_s, length)
+            asked = (self.model, session, found.segments, language, window.start_s, length)
+            timed: list[Segment] = yield Alone(lambda: decoding.with_words(*asked))
             self.work.decode_s += time.perf_counter() - began
             return replace(found, segments=timed)
         return found
@@ -259,3 +272,13 @@ class Listening:
             out[0] = replace(out[0], text=text, words=out[0].words[count:])
             out = out if text.strip() else out[1:]
         return out
+
+
+def checked_samples(audio: Audio) -> np.ndarray:
+    """The samples at 16 kHz. Raises AudioError when there are none or some are not finite."""
+    if audio.samples.size == 0:
+        raise AudioError("The audio is empty.", hint="Expected at least one sample.")
+    if not np.isfinite(audio.samples).all():
+        raise AudioError("The audio holds NaN or infinite samples.", hint="Check how it was decoded or computed.")
+    same = audio.rate_hz == SAMPLE_RATE_HZ
+    return audio.samples if same else audio.resample(SAMPLE_RATE_HZ).samples

@@ -14,16 +14,15 @@
 | word_times(session, tokens, ...) | a finished session | [Word] |
 | generate(audio), stream(audio) | Audio of any length | Transcript, Segments as found |
 
-`prefill_many` and `decode_many` take several sessions at once: on a CPU the weights are then read once for all.
+`encode_many`, `prefill_many` and `decode_many` take several windows at once, and read the weights once for all.
+`course` is what generate and stream follow: a request that asks for these, met with those of others by `share`.
 Shapes: M mel bins, F encoder states, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,13 @@ from izwi_lab.cancel import CancelToken
 from izwi_lab.catalog.variant import ModelVariant
 from izwi_lab.errors import AudioError, CheckpointError, InvalidInputError
 from izwi_lab.families.shared.closed import ClosedNet
+from izwi_lab.families.shared.course import followed
 from izwi_lab.families.shared.describe import describe
 from izwi_lab.families.shared.mel import whisper_log_mel
 from izwi_lab.families.shared.sampling import Sampling, sample_token
 from izwi_lab.families.shared.steps import Prompt, Session, Step
 from izwi_lab.families.shared.taps import Replace, Taps, tapping
-from izwi_lab.families.whisper import longform, weights, words
+from izwi_lab.families.whisper import longform, sharing, together, weights, words
 from izwi_lab.families.whisper.config import (
     FRAMES_PER_WINDOW,
     SAMPLE_RATE_HZ,
@@ -50,6 +50,7 @@ from izwi_lab.families.whisper.config import (
     WhisperConfig,
 )
 from izwi_lab.families.whisper.languages import LANGUAGES
+from izwi_lab.families.whisper.longform import checked_samples
 from izwi_lab.families.whisper.processor import WhisperProcessor
 from izwi_lab.families.whisper.rules import Guards, Rules
 from izwi_lab.results import Segment, Transcript, Word
@@ -117,9 +118,13 @@ class WhisperModel:
 
     def encode(self, features: np.ndarray) -> Native:
         """Features [M, frames] -> encoder states [F, D]."""
+        return self.encode_many([features])[0]
+
+    def encode_many(self, features: Sequence[np.ndarray]) -> list[Native]:
+        """`encode` for several windows, whose features have one shape, in one pass."""
         with self.backend.inference():
-            mel = self.backend.array(np.ascontiguousarray(features.T[None]), dtype="float32")
-            return self.net.encode(mel)[0]
+            mel = self.backend.array(np.stack([window.T for window in features]), dtype="float32")
+            return list(self.net.encode(mel))
 
     def tokenize(
         self,
@@ -154,19 +159,7 @@ class WhisperModel:
 
     def prefill_many(self, sessions: Sequence[Session], prompts: Sequence[Prompt]) -> list[Step]:
         """`prefill` for several sessions; prompts of one length are read together."""
-        steps: dict[int, Step] = {}
-        for length in sorted({len(p) for p in prompts}):
-            chosen = [n for n, p in enumerate(prompts) if len(p) == length]
-            row = int(prompts[chosen[0]].extras["start"])
-            ids = np.stack([prompts[n].ids for n in chosen])
-            group = [sessions[n] for n in chosen]
-            found = self._step(group, ids, [row, length - 1])
-            for n, session, (first, step) in zip(chosen, group, found, strict=True):
-                session.prompt_ids = prompts[n].ids.tolist()
-                session.state["timestamps"] = bool(prompts[n].extras["timestamps"])
-                session.state["no_speech_prob"] = float(_softmax(first.numpy())[self.processor.tokens.no_speech])
-                steps[n] = step
-        return [steps[n] for n in range(len(prompts))]
+        return together.prefill(self, sessions, prompts)
 
     def sample(self, session: Session, step: Step, sampling: Sampling | None = None) -> int:
         """The next id under the reference's rules, then as sampling says; greedy by default."""
@@ -184,47 +177,8 @@ class WhisperModel:
         return self.decode_many([session], [token])[0]
 
     def decode_many(self, sessions: Sequence[Session], tokens: Sequence[int]) -> list[Step]:
-        """`decode` for several sessions in one pass over the weights."""
-        going: list[int] = []
-        fresh: dict[int, Step] = {}
-        for n, (session, token) in enumerate(zip(sessions, tokens, strict=True)):
-            if not session.done and token == self.processor.tokens.end:
-                session.done, session.finish_reason = True, "stop"
-            elif not session.done:
-                session.tokens.append(int(token))
-                full = session.position >= self.config.max_target_positions
-                if full or len(session.tokens) >= session.state["limit"]:
-                    session.done, session.finish_reason = True, "length"
-            if not session.done:
-                going.append(n)
-        if going:
-            ids = np.array([[tokens[n]] for n in going], np.int32)
-            for n, (step,) in zip(going, self._step([sessions[n] for n in going], ids, [0]), strict=True):
-                fresh[n] = step
-        return [fresh.get(n) or self._last(s) for n, s in enumerate(sessions)]
-
-    def _last(self, session: Session) -> Step:
-        """The step a finished session ended on."""
-        kept = session.state["last"]
-        return Step(kept["logits"], kept["hidden"], session.position - 1, 0.0, self.backend)
-
-    def _step(self, sessions: Sequence[Session], ids: np.ndarray, rows: Sequence[int]) -> list[tuple[Step, ...]]:
-        """Run ids [B, T]; for each session the Steps at the wanted rows, the last of which it keeps."""
-        began = time.perf_counter()
-        with self.backend.inference():
-            nets = [s.state["net"] for s in sessions]
-            logits, hidden = self.net.step(self.backend.array(ids), nets, list(rows))
-            self.backend.evaluate(logits, hidden)
-        seconds = time.perf_counter() - began
-        out = []
-        for b, session in enumerate(sessions):
-            session.position += ids.shape[1]
-            steps = tuple(
-                Step(logits[b, r], hidden[b, r], session.position - 1, seconds, self.backend) for r in range(len(rows))
-            )
-            session.state["last"] = {"logits": steps[-1].logits, "hidden": steps[-1].hidden}
-            out.append(steps)
-        return out
+        """`decode` for several sessions in one pass over the weights. If it fails, no session has changed."""
+        return together.decode(self, sessions, tokens)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Ids to text, without control and time tokens."""
@@ -236,8 +190,8 @@ class WhisperModel:
             return {"en": 1.0}
         tokens = self.processor.tokens
         session = self.session(states)
-        (step,) = self._step([session], np.array([[tokens.start]], np.int32), [0])[0]
-        shares = _softmax(step.numpy()[list(tokens.languages)])
+        (step,) = together.step(self, [session], np.array([[tokens.start]], np.int32), [0])[0]
+        shares = together.softmax(step.numpy()[list(tokens.languages)])
         order = np.argsort(-shares)
         codes = tuple(LANGUAGES)
         return {codes[n]: float(shares[n]) for n in order}
@@ -290,21 +244,22 @@ class WhisperModel:
             AudioError: empty or not finite. InvalidInputError: an option this model cannot honour.
             Cancelled: stopped by `cancel`.
         """
-        options = longform.Options(
+        run = self.course(
+            audio,
             language=language,
             task=task,
             prompt=prompt,
             word_times=word_times,
             temperature=temperature,
             seed=seed,
-            timestamps=not without_timestamps,
+            without_timestamps=without_timestamps,
             condition_on_previous=condition_on_previous,
             vad=vad,
-            guards=guards or Guards(),
+            guards=guards,
             streaming=False,
+            cancel=cancel,
         )
-        run = self._listening(audio, options, cancel)
-        return run.transcript(tuple(run.segments()))
+        return run.transcript(tuple(followed(self, run.segments(), cancel)))
 
     def stream(
         self,
@@ -323,8 +278,47 @@ class WhisperModel:
         guards: Guards | None = None,
     ) -> Iterator[Segment]:
         """The segments of `generate`, each as soon as its window is done. Options are checked before the first."""
-        options = longform.Options(
+        run = self.course(
+            audio,
             language=language,
+            task=task,
+            prompt=prompt,
+            word_times=word_times,
+            temperature=temperature,
+            seed=seed,
+            without_timestamps=without_timestamps,
+            condition_on_previous=condition_on_previous,
+            vad=vad,
+            guards=guards,
+            streaming=True,
+            cancel=cancel,
+        )
+        return followed(self, run.segments(), cancel)
+
+    def course(
+        self,
+        audio: Audio,
+        *,
+        streaming: bool,
+        language: str | None = None,
+        task: str = "transcribe",
+        prompt: str | None = None,
+        word_times: bool = False,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        cancel: CancelToken | None = None,
+        without_timestamps: bool = False,
+        condition_on_previous: bool = False,
+        vad: bool | str = "auto",
+        guards: Guards | None = None,
+    ) -> longform.Listening:
+        """One request, not begun: `segments()` is its course. streaming: the first window is heard by itself."""
+        if not 0 <= temperature <= 2:
+            raise InvalidInputError(f"temperature must be 0 to 2, got {temperature!r}.")
+        if seed is not None and seed < 0:
+            raise InvalidInputError(f"seed must be a whole number from 0, got {seed!r}.")
+        options = longform.Options(
+            language=self.processor.language(language, task),
             task=task,
             prompt=prompt,
             word_times=word_times,
@@ -334,28 +328,17 @@ class WhisperModel:
             condition_on_previous=condition_on_previous,
             vad=vad,
             guards=guards or Guards(),
-            streaming=True,
+            streaming=streaming,
         )
-        return self._listening(audio, options, cancel).segments()
+        return longform.Listening(self, audio, options, cancel or CancelToken())
 
-    def _listening(self, audio: Audio, options: longform.Options, cancel: CancelToken | None) -> longform.Listening:
-        """Check the options against this model."""
-        if not 0 <= options.temperature <= 2:
-            raise InvalidInputError(f"temperature must be 0 to 2, got {options.temperature!r}.")
-        if options.seed is not None and options.seed < 0:
-            raise InvalidInputError(f"seed must be a whole number from 0, got {options.seed!r}.")
-        code = self.processor.language(options.language, options.task)
-        return longform.Listening(self, audio, replace(options, language=code), cancel or CancelToken())
+    def share(self, kind: str, items: Sequence[Any]) -> list[Any]:
+        """Work of many requests in one pass; see `sharing`."""
+        return sharing.share(self, kind, items)
 
-
-def checked_samples(audio: Audio) -> np.ndarray:
-    """The samples at 16 kHz. Raises AudioError when there are none or some are not finite."""
-    if audio.samples.size == 0:
-        raise AudioError("The audio is empty.", hint="Expected at least one sample.")
-    if not np.isfinite(audio.samples).all():
-        raise AudioError("The audio holds NaN or infinite samples.", hint="Check how it was decoded or computed.")
-    same = audio.rate_hz == SAMPLE_RATE_HZ
-    return audio.samples if same else audio.resample(SAMPLE_RATE_HZ).samples
+    def share_limit(self, kind: str) -> int:
+        """Windows that are worth one pass."""
+        return sharing.limit(self.backend.device, kind)
 
 
 def load(
@@ -393,8 +376,3 @@ def _rewind(session: Session, position: int) -> None:
     session.prompt_ids = session.prompt_ids[:position]
     session.state["logprob"] = 0.0
     session.done, session.finish_reason = False, None
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights_ = np.exp(logits.astype(np.float64) - logits.max())
-    return np.asarray(weights_ / weights_.sum())

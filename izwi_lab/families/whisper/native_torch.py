@@ -79,7 +79,7 @@ class NativeDecoder:
         scores = torch.empty(len(heads), batch * tokens, sources)
         sizes = (c.d_model, c.decoder_attention_heads, c.decoder_layers, c.vocab_size, c.decoder_ffn_dim)
         types = (self._weight_type, _CROSS_TYPES[first["cross_k"].dtype])
-        dims = np.array([*sizes, capacity, sources, *types], np.int32)
+        dims = np.array([*sizes, capacity, sources, *types, tokens, len(rows) if heads else 0], np.int32)
         library.whisper_step(
             *(_p(a) for a in (self._table, dims)),
             ctypes.c_int32(batch * tokens),

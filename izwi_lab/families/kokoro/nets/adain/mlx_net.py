@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from izwi_lab.families.kokoro.nets.padding.mlx_net import Real, only
 from izwi_lab.families.shared.nets.conv_stack.mlx_net import Conv1d, DoublePool
 from izwi_lab.families.shared.taps import tap
 
@@ -18,13 +19,15 @@ class AdaIN1d(nn.Module):
         super().__init__()
         self.fc = nn.Linear(style, 2 * channels)
 
-    def __call__(self, x: mx.array, s: mx.array) -> mx.array:
-        """x: [B, T, C], s: [B, style] -> [B, T, C]."""
+    def __call__(self, x: mx.array, s: mx.array, real: Real | None = None) -> mx.array:
+        """x: [B, T, C], s: [B, style] -> [B, T, C], with zeros for padding."""
         gamma, beta = mx.split(self.modulation(s)[:, None], 2, axis=-1)
-        mean = mx.mean(x, axis=1, keepdims=True)
-        variance = mx.var(x, axis=1, keepdims=True)
+        if real is None:
+            mean, variance = mx.mean(x, axis=1, keepdims=True), mx.var(x, axis=1, keepdims=True)
+        else:
+            variance, mean = real.moments(x)
         scale = (1 + gamma) * mx.rsqrt(variance + NORM_EPS)
-        return (beta - mean * scale) + x * scale
+        return only((beta - mean * scale) + x * scale, real)
 
     def modulation(self, s: mx.array) -> mx.array:
         """s: [B, style] -> gamma and beta side by side, float32 [B, 2C]."""
@@ -43,13 +46,13 @@ class SnakeBlock(nn.Module):
         self.alpha1 = [mx.ones((1, channels, 1)) for _ in dilations]
         self.alpha2 = [mx.ones((1, channels, 1)) for _ in dilations]
 
-    def __call__(self, x: mx.array, s: mx.array, name: str) -> mx.array:
+    def __call__(self, x: mx.array, s: mx.array, name: str, real: Real | None = None) -> mx.array:
         """x: [B, T, C] -> [B, T, C]."""
         for conv1, conv2, norm1, norm2, alpha1, alpha2 in zip(
             self.convs1, self.convs2, self.adain1, self.adain2, self.alpha1, self.alpha2, strict=True
         ):
-            inner = conv1(snake(norm1(x, s), alpha1))
-            x = x + conv2(snake(norm2(inner, s), alpha2))
+            inner = conv1(snake(norm1(x, s, real), alpha1))
+            x = x + conv2(snake(norm2(inner, s, real), alpha2))
         return tap(name, x)
 
 
@@ -65,14 +68,15 @@ class LeakyBlock(nn.Module):
         self.conv1x1 = Conv1d(inputs, outputs, 1, bias=False) if inputs != outputs else None
         self.pool = DoublePool(inputs) if upsample else None
 
-    def __call__(self, x: mx.array, s: mx.array, name: str) -> mx.array:
+    def __call__(self, x: mx.array, s: mx.array, name: str, real: Real | None = None) -> mx.array:
         """x: [B, T, Cin] -> [B, T or 2T, Cout]."""
-        inner = nn.leaky_relu(self.norm1(x, s), 0.2)
+        inner = nn.leaky_relu(self.norm1(x, s, real), 0.2)
         if self.pool is not None:
-            inner = self.pool(inner)
+            real = real and real.times(2)
+            inner = only(self.pool(inner), real)
             x = mx.repeat(x, 2, axis=1)
         inner = self.conv1(inner)
-        inner = self.conv2(nn.leaky_relu(self.norm2(inner, s), 0.2))
+        inner = self.conv2(nn.leaky_relu(self.norm2(inner, s, real), 0.2))
         if self.conv1x1 is not None:
             x = self.conv1x1(x)
         return tap(name, (inner + x) * 0.5**0.5)

@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from izwi_lab.families.kokoro.nets.padding.torch_net import Real, only
 from izwi_lab.families.shared.nets.conv_stack.torch_net import Conv1d, DoublePool
 from izwi_lab.families.shared.taps import tap
 
@@ -21,12 +22,13 @@ class AdaIN1d(nn.Module):
         super().__init__()
         self.fc = nn.Linear(style, 2 * channels)
 
-    def forward(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """x: [B, T, C], s: [B, style] -> [B, T, C]."""
+    def forward(self, x: torch.Tensor, s: torch.Tensor, real: Real | None = None) -> torch.Tensor:
+        """x: [B, T, C], s: [B, style] -> [B, T, C], with zeros for padding."""
         gamma, beta = self.modulation(s).unsqueeze(1).chunk(2, dim=-1)
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        plain = real is None
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True) if plain else real.moments(x)
         scale = (1 + gamma) * torch.rsqrt(variance + NORM_EPS)
-        return torch.addcmul(beta - mean * scale, x, scale)
+        return only(torch.addcmul(beta - mean * scale, x, scale), real)
 
     def modulation(self, s: torch.Tensor) -> torch.Tensor:
         """s: [B, style] -> gamma and beta side by side, float32 [B, 2C]."""
@@ -49,15 +51,15 @@ class SnakeBlock(nn.Module):
         self.alpha1 = nn.ParameterList(torch.ones(1, channels, 1) for _ in dilations)
         self.alpha2 = nn.ParameterList(torch.ones(1, channels, 1) for _ in dilations)
 
-    def forward(self, x: torch.Tensor, s: torch.Tensor, name: str) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, s: torch.Tensor, name: str, real: Real | None = None) -> torch.Tensor:
         """x: [B, T, C] -> [B, T, C]."""
         if self.native is not None and x.shape[0] == 1:
             return tap(name, self.native(x, s))
         for conv1, conv2, norm1, norm2, alpha1, alpha2 in zip(
             self.convs1, self.convs2, self.adain1, self.adain2, self.alpha1, self.alpha2, strict=True
         ):
-            inner = conv1(snake(norm1(x, s), alpha1))
-            x = x + conv2(snake(norm2(inner, s), alpha2))
+            inner = conv1(snake(norm1(x, s, real), alpha1))
+            x = x + conv2(snake(norm2(inner, s, real), alpha2))
         return tap(name, x)
 
 
@@ -75,16 +77,17 @@ class LeakyBlock(nn.Module):
         self.conv1x1 = Conv1d(inputs, outputs, 1, bias=False) if inputs != outputs else None
         self.pool = DoublePool(inputs) if upsample else None
 
-    def forward(self, x: torch.Tensor, s: torch.Tensor, name: str) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, s: torch.Tensor, name: str, real: Real | None = None) -> torch.Tensor:
         """x: [B, T, Cin] -> [B, T or 2T, Cout]."""
         if self.native is not None and x.shape[0] == 1:
             return tap(name, self.native(x, s))
-        inner = F.leaky_relu(self.norm1(x, s), 0.2)
+        inner = F.leaky_relu(self.norm1(x, s, real), 0.2)
         if self.pool is not None:
-            inner = self.pool(inner)
+            real = real and real.times(2)
+            inner = only(self.pool(inner), real)
             x = x.repeat_interleave(2, dim=1)
         inner = self.conv1(inner)
-        inner = self.conv2(F.leaky_relu(self.norm2(inner, s), 0.2))
+        inner = self.conv2(F.leaky_relu(self.norm2(inner, s, real), 0.2))
         if self.conv1x1 is not None:
             x = self.conv1x1(x)
         return tap(name, (inner + x) * 0.5**0.5)

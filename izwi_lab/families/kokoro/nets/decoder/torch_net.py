@@ -8,6 +8,7 @@ import torch.nn as nn
 from izwi_lab.families.kokoro.config import KokoroConfig
 from izwi_lab.families.kokoro.nets.adain.torch_net import LeakyBlock
 from izwi_lab.families.kokoro.nets.generator.torch_net import Generator
+from izwi_lab.families.kokoro.nets.padding.torch_net import Real
 from izwi_lab.families.shared.nets.conv_stack.torch_net import Conv1d
 from izwi_lab.families.shared.taps import tap
 
@@ -29,11 +30,13 @@ class Decoder(nn.Module):
         self.asr_res = nn.ModuleList([Conv1d(config.hidden, residual, 1)])
         self.generator = Generator(config)
 
-    def forward(self, asr: torch.Tensor, f0: torch.Tensor, energy: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, asr: torch.Tensor, f0: torch.Tensor, energy: torch.Tensor, s: torch.Tensor, real: Real | None = None
+    ) -> torch.Tensor:
         """asr: [B, F, D], f0 and energy: [B, 2F] -> features [B, 2F, upsample_channels]."""
         pitch, loud = self.F0_conv(f0.unsqueeze(-1)), self.N_conv(energy.unsqueeze(-1))
-        x = self.encode(torch.cat([tap("asr", asr), pitch, loud], dim=-1), s, "decoder.encode")
+        x = self.encode(torch.cat([tap("asr", asr), pitch, loud], dim=-1), s, "decoder.encode", real)
         beside = torch.cat([self.asr_res[0](asr), pitch, loud], dim=-1)
         for index, block in enumerate(self.decode):
-            x = block(torch.cat([x, beside], dim=-1), s, f"decoder.decode.{index}")
+            x = block(torch.cat([x, beside], dim=-1), s, f"decoder.decode.{index}", real)
         return x

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from izwi_lab.families.kokoro.config import KokoroConfig
 from izwi_lab.families.kokoro.nets.adain.torch_net import SnakeBlock
-from izwi_lab.families.kokoro.source import inverse_basis, inverse_envelope
+from izwi_lab.families.kokoro.nets.padding.torch_net import Real, only
+from izwi_lab.families.kokoro.source import inverse_basis, inverse_envelopes
 from izwi_lab.families.shared.nets.conv_stack.torch_net import Conv1d, ConvTranspose1d
 from izwi_lab.families.shared.taps import tap, tapped
 
@@ -54,39 +55,48 @@ class Generator(nn.Module):
                 self.noise_res.append(SnakeBlock(width, 11, (1, 3, 5), style))
         self.conv_post = Conv1d(width, istft.n_fft + 2, 7, padding=3)
 
-    def forward(self, x: torch.Tensor, har: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """x: [B, T, D], har: [B, 60 T + 1, n_fft + 2], s: [B, style] -> samples [B, S]."""
+    def forward(self, x: torch.Tensor, har: torch.Tensor, s: torch.Tensor, real: Real | None = None) -> torch.Tensor:
+        """x: [B, T, D], har: [B, 60 T + 1, n_fft + 2], s: [B, style] -> samples [B, S]; of har the padding is zeros."""
         for i in range(len(self.ups)):
             if self.native is not None and x.shape[0] == 1 and not tapped():
                 x = self.native.stage(i, x, har, s)
             else:
-                x = self.stage(i, x, har, s)
-        x = tap("generator.conv_post", self.conv_post(F.leaky_relu(x, 0.01)))
-        return tap("audio", self.inverse(x))
+                x = self.stage(i, x, har, s, real)
+            real = self.made(i, real)
+        x = tap("generator.conv_post", self.conv_post(only(F.leaky_relu(x, 0.01), real)))
+        return tap("audio", self.inverse(x, real))
 
-    def stage(self, i: int, x: torch.Tensor, har: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    def stage(
+        self, i: int, x: torch.Tensor, har: torch.Tensor, s: torch.Tensor, real: Real | None = None
+    ) -> torch.Tensor:
         """One upsampling with its view of the source: [B, T, Cin] -> [B, T * rate (+ 1 in the last stage), Cout]."""
-        excitation = self.noise_res[i](self.noise_convs[i](har), s, f"generator.noise_res.{i}")
-        x = self.ups[i](F.leaky_relu(x, 0.1))
+        made = self.made(i, real)
+        excitation = self.noise_res[i](self.noise_convs[i](har), s, f"generator.noise_res.{i}", made)
+        x = self.ups[i](only(F.leaky_relu(x, 0.1), real))
         if i + 1 == len(self.ups):
             x = torch.cat([x[:, 1:2], x], dim=1)  # reflected by one on the left
         x = tap(f"generator.ups.{i}", x + excitation)
         total = None
         for j in range(i * self.kernels, (i + 1) * self.kernels):
-            y = self.resblocks[j](x, s, f"generator.resblocks.{j}")
+            y = self.resblocks[j](x, s, f"generator.resblocks.{j}", made)
             total = y if total is None else total + y
         return total / self.kernels
 
-    def inverse(self, x: torch.Tensor) -> torch.Tensor:
+    def made(self, i: int, real: Real | None) -> Real | None:
+        """What of a stage's output is real."""
+        return real and real.times(self.istft.upsample_rates[i], int(i + 1 == len(self.ups)))
+
+    def inverse(self, x: torch.Tensor, real: Real | None = None) -> torch.Tensor:
         """Log magnitudes and phase arguments [B, T, n_fft + 2] -> samples [B, (T - 1) * hop]."""
         half, hop = self.istft.n_fft // 2 + 1, self.istft.hop
         magnitude, phase = torch.exp(x[..., :half]), torch.sin(x[..., half:])
         spectrum = torch.cat([magnitude * torch.cos(phase), magnitude * torch.sin(phase)], dim=-1)
-        frames = spectrum @ torch.from_numpy(inverse_basis(self.istft.n_fft)).to(x)
+        frames = only(spectrum @ torch.from_numpy(inverse_basis(self.istft.n_fft)).to(x), real)
         count, steps = x.shape[1], self.istft.n_fft // hop
         out = x.new_zeros(x.shape[0], count + steps - 1, hop)
         for j in range(steps):
             out[:, j : j + count] += frames[..., j * hop : (j + 1) * hop]
         trim = self.istft.n_fft // 2
-        scale = torch.from_numpy(inverse_envelope(count, self.istft.n_fft, hop)).to(x)
+        counts = (count,) if real is None else real.lengths
+        scale = torch.from_numpy(inverse_envelopes(counts, self.istft.n_fft, hop)).to(x)
         return out.flatten(1)[:, trim:-trim] * scale

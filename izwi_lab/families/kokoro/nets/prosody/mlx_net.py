@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from izwi_lab.families.kokoro.config import KokoroConfig
 from izwi_lab.families.kokoro.nets.adain.mlx_net import LeakyBlock
+from izwi_lab.families.kokoro.nets.padding.mlx_net import Real, both_ways, only
 from izwi_lab.families.shared.nets.conv_stack.mlx_net import Conv1d
 from izwi_lab.families.shared.nets.lstm.mlx_net import BiLSTM
 from izwi_lab.families.shared.taps import tap
@@ -124,9 +125,9 @@ class TextEncoder(nn.Module):
         ]
         self.lstm = BiLSTM(width, width)
 
-    def __call__(self, ids: mx.array) -> mx.array:
+    def __call__(self, ids: mx.array, real: Real | None = None) -> mx.array:
         """ids: [B, T] -> [B, T, D]."""
-        x = self.embedding(ids)
+        x = only(self.embedding(ids), real)
         for conv, norm in self.cnn:
-            x = nn.leaky_relu(norm(conv(x)), 0.2)
-        return tap("text_encoder", self.lstm(x))
+            x = only(nn.leaky_relu(norm(conv(x)), 0.2), real)
+        return tap("text_encoder", both_ways(self.lstm, x, real))

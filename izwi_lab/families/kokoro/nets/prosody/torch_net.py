@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from izwi_lab.families.kokoro.config import KokoroConfig
 from izwi_lab.families.kokoro.nets.adain.torch_net import LeakyBlock
+from izwi_lab.families.kokoro.nets.padding.torch_net import Real, both_ways, only
 from izwi_lab.families.shared.nets.conv_stack.torch_net import Conv1d
 from izwi_lab.families.shared.nets.lstm.torch_net import BiLSTM
 from izwi_lab.families.shared.taps import tap
@@ -128,9 +129,9 @@ class TextEncoder(nn.Module):
         )
         self.lstm = BiLSTM(width, width)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, real: Real | None = None) -> torch.Tensor:
         """ids: [B, T] -> [B, T, D]."""
-        x = self.embedding(ids)
+        x = only(self.embedding(ids), real)
         for conv, norm in self.cnn:
-            x = F.leaky_relu(norm(conv(x)), 0.2)
-        return tap("text_encoder", self.lstm(x))
+            x = only(F.leaky_relu(norm(conv(x)), 0.2), real)
+        return tap("text_encoder", both_ways(self.lstm, x, real))

@@ -1,0 +1,149 @@
+"""The engine under load, on tiny checkpoints: equal answers, full queues, tenants, and what is let go."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from family_checkpoints import write_folder, write_tokenizer
+from runtime_fakes import wait_for
+
+import izwi_lab as izwi
+from izwi_lab.errors import InvalidInputError, QueueFullError
+from izwi_lab.settings import Settings
+
+QUESTIONS = [
+    f"{word} {word[::-1]} ?" for word in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
+]
+WARM = izwi.Sampling(temperature=1.0, top_k=30, repetition_penalty=1.2)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+    for name in ("llama", "gemma3", "lfm2"):
+        made[name] = write_folder(tmp_path_factory.mktemp(name), name)
+        write_tokenizer(made[name])
+    return made
+
+
+@pytest.fixture
+def make_engine():
+    made = []
+
+    def make(**options):
+        made.append(izwi.InferenceEngine(config=Settings(), dtype="float32", **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def options(number):
+    return {"max_tokens": 6 + 3 * number, "seed": number, "sampling": WARM if number % 2 else None}
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_models_under_load_say_what_they_say_alone(make_engine, folders, backend):
+    engine = make_engine(backend=backend, device="cpu")
+    asked = [(name, number) for number in range(6) for name in folders]
+    alone = {}
+    for name in folders:
+        with engine.use(folders[name]) as model:
+            for number in range(6):
+                alone[name, number] = model.generate(QUESTIONS[number], **options(number)).tokens
+    with ThreadPoolExecutor(len(asked)) as pool:
+        replies = pool.map(lambda a: engine.chat(QUESTIONS[a[1]], model=folders[a[0]], **options(a[1])), asked)
+        said = {a: reply.tokens for a, reply in zip(asked, replies, strict=True)}
+    assert said == alone
+    for name in folders:
+        steps = engine.explain(folders[name]).steps
+        assert max(len(step.pieces) for step in steps) > 1, f"{name}: nothing ran together"
+
+
+def test_a_full_queue_says_when_to_come_again(make_engine, folders):
+    engine = make_engine(batching=izwi.LaneOptions(sequences=1), queue=izwi.QueueLimits(requests=2))
+    engine.load(folders["llama"])
+    streams = [engine.stream_chat("go on and on", model=folders["llama"], max_tokens=400)]
+    next(streams[0])
+    streams += [engine.stream_chat("x", model=folders["llama"], max_tokens=2) for _ in range(2)]
+    with pytest.raises(QueueFullError, match="full: 2 of 2") as full:
+        engine.chat("x", model=folders["llama"])
+    assert full.value.retry_after_s > 0
+    assert sum(row.in_use for row in engine.loaded()) == 3, "who was refused holds no model"
+    streams[0].close()
+    assert [len(list(stream)) for stream in streams[1:]] == [3, 3]
+    assert "izwi:requests_refused_total" in engine.metrics.text()
+
+
+def test_what_one_tenant_read_is_not_given_to_another(make_engine, folders):
+    engine = make_engine()
+    cached = []
+    for tenant in ("ada", "ada", "bob"):
+        request = izwi.ChatRequest(messages="word " * 40, model=folders["llama"], max_tokens=2, tenant=tenant)
+        cached.append(engine.run(request).usage.cached_tokens)
+    assert cached[0] == cached[2] == 0 < cached[1]
+    with pytest.raises(InvalidInputError, match="priority must be one of low"):
+        engine.run(izwi.ChatRequest(messages="x", model=folders["llama"], priority="urgent"))
+    with pytest.raises(InvalidInputError, match="tenant must be a str"):
+        engine.run(izwi.ChatRequest(messages="x", model=folders["llama"], tenant=7))
+
+
+def test_a_model_that_leaves_takes_its_caches_with_it(make_engine, folders):
+    engine = make_engine()
+    engine.chat("hello", model=folders["llama"], max_tokens=4)
+    (row,) = engine.loaded()
+    assert row.cache_bytes > 0 and row.nbytes > row.cache_bytes
+    assert "PrefixTree" in repr(engine.explain(folders["llama"]))
+    assert engine.unload(folders["llama"])
+    with pytest.raises(InvalidInputError, match="No request has run"):
+        engine.explain(folders["llama"])
+    assert engine.chat("hello", model=folders["llama"], max_tokens=4).usage.cached_tokens == 0
+
+
+def test_a_client_that_vanishes_stops_the_work(make_engine, folders):
+    engine = make_engine()
+    stream = engine.stream_chat("on and on", model=folders["llama"], max_tokens=1500)
+    next(stream)
+    del stream
+    wait_for(lambda: engine.explain(folders["llama"]).steps[-1].blocks_used == 0 or not engine.loaded()[0].in_use)
+    assert len(engine.explain(folders["llama"]).steps) < 1500
+
+
+def test_conversations_of_slots_go_on_where_they_were(make_engine, folders):
+    engine = make_engine()
+    first = engine.chat("tell me " * 20, model=folders["lfm2"], max_tokens=5)
+    turns = [{"role": "user", "content": "tell me " * 20}, {"role": "assistant", "content": first.text}]
+    more = engine.chat([*turns, {"role": "user", "content": "go on"}], model=folders["lfm2"], max_tokens=5)
+    assert more.usage.cached_tokens > 20
+    with engine.use(folders["lfm2"]) as model:
+        whole = model.generate([*turns, {"role": "user", "content": "go on"}], max_tokens=5)
+    assert more.tokens == whole.tokens
+
+
+def test_guesses_go_beside_the_batch(make_engine, folders):
+    engine = make_engine()
+    expected = engine.chat(QUESTIONS[0], model=folders["llama"], max_tokens=40).tokens
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [
+            pool.submit(
+                engine.chat,
+                QUESTIONS[0],
+                model=folders["llama"],
+                max_tokens=40,
+                speculative=izwi.PromptLookup() if n % 2 else None,
+            )
+            for n in range(4)
+        ]
+        assert all(job.result().tokens == expected for job in jobs)
+
+
+def test_an_engine_that_closes_ends_what_runs(folders):
+    engine = izwi.InferenceEngine(config=Settings())
+    stream = engine.stream_chat("on and on", model=folders["llama"], max_tokens=1500)
+    next(stream)
+    engine.close()
+    assert list(stream)[-1:] == [] or stream.closed
+    assert not [t for t in threading.enumerate() if t.name.startswith("izwi-torch")]
