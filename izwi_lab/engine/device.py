@@ -63,11 +63,15 @@ class DeviceLoop:
         """Take a job on. lane: makes the lane `name` if there is none; on the device's thread."""
 
         def add() -> None:
-            if name not in self._lanes:
-                self._lanes[name] = lane()
-                self._fair.add(name)
-            self._lanes[name].add(job)
-            self._lanes[name].settle()
+            try:
+                if name not in self._lanes:
+                    self._lanes[name] = lane()
+                    self._fair.add(name)
+                self._lanes[name].add(job)
+                self._lanes[name].settle()
+            except Exception as error:  # options that fit no model
+                job.course.close()
+                job.end(error)
 
         self._ask(add, Future())
 
@@ -139,19 +143,22 @@ class DeviceLoop:
 
     def _turn(self) -> None:
         """One step of the model whose turn it is."""
-        for lane in list(self._lanes.values()):
-            lane.stop_cancelled()
-            lane.settle()
+        for name, lane in list(self._lanes.items()):
+            self._guarded(name, lane.stop_cancelled)
         chosen = self._fair.choose(self._ready())
-        if chosen is None:
-            return
-        began, lane = time.perf_counter(), self._lanes[chosen]
+        if chosen is not None:
+            began = time.perf_counter()
+            self._guarded(chosen, self._lanes[chosen].step)
+            self._fair.charge(chosen, time.perf_counter() - began)
+
+    def _guarded(self, name: str, work: Callable[[], None]) -> None:
+        """Nothing that a request does may end up here; if it does, the requests of its model end, and no others."""
+        lane = self._lanes[name]
         try:
-            lane.step()
-        except Exception as error:  # nothing that a request does may end up here
-            _log.exception("a step of %s failed; its requests end", chosen)
+            work()
+        except Exception as error:
+            _log.exception("a step of %s failed; its requests end", name)
             lane.close(error)
-        self._fair.charge(chosen, time.perf_counter() - began)
         lane.settle()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from izwi_lab.engine.request import Priority, Sequence
 
 if TYPE_CHECKING:
     from izwi_lab.families.shared.course import Ask, Course
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -36,3 +39,12 @@ class Job:
     sequence: Sequence | None = None
     prefills: int = 0
     audio_s: float = 0.0
+
+    def end(self, error: Exception | None) -> None:
+        """Nothing of it runs any more: what it held is let go, then its reader is told."""
+        try:
+            self.on_end()
+        except Exception:
+            _log.exception("what request %s held was not let go", self.id)
+        finally:
+            self.outbox.end(error)

@@ -42,8 +42,8 @@ class LaneOptions:
     """How the requests of a model share a device.
 
     sequences: in one step at most. block: positions of one. step_s: seconds that a step with prompts should take.
-    step_tokens: of prompts in one step at most. positions: the longest sequence; None: as long as the model's context.
-    kv_bytes: of keys and values in all; there is always room for one of the longest sequences.
+    step_tokens: of prompts in one step at most. positions: of a sequence that there is always room for; None: as many as
+    the model's context. kv_bytes: of keys and values in all, if that is more; what does not fit is refused.
     """
 
     sequences: int = 32
@@ -125,8 +125,7 @@ class Lane:
         """Tell the readers of what ended. Models may leave with it, this one too."""
         finished, self._finished = self._finished, []
         for job, error in finished:
-            job.on_end()
-            job.outbox.end(error)
+            job.end(error)
 
     def explain(self) -> Explanation:
         """What ran, where everything lies, and what later prompts would find."""

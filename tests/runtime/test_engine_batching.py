@@ -140,6 +140,16 @@ def test_guesses_go_beside_the_batch(make_engine, folders):
         assert all(job.result().tokens == expected for job in jobs)
 
 
+def test_options_that_fit_nothing_are_an_error_and_no_wait(make_engine, folders):
+    engine = make_engine(batching=izwi.LaneOptions(sequences=0))
+    with pytest.raises(InvalidInputError, match="max_sequences"):
+        engine.chat("x", model=folders["llama"], max_tokens=2)
+    engine = make_engine(batching=izwi.LaneOptions(positions=20, kv_bytes=0))
+    with pytest.raises(InvalidInputError, match="more than all caches"):
+        engine.chat("word " * 40, model=folders["llama"], max_tokens=2)
+    assert engine.loaded()[0].in_use == 0
+
+
 def test_an_engine_that_closes_ends_what_runs(folders):
     engine = izwi.InferenceEngine(config=Settings())
     stream = engine.stream_chat("on and on", model=folders["llama"], max_tokens=1500)
