@@ -42,8 +42,8 @@ class LaneOptions:
     """How the requests of a model share a device.
 
     sequences: in one step at most. block: positions of one. step_s: seconds that a step with prompts should take.
-    step_tokens: of prompts in one step at most. positions: of a sequence that there is always room for; None: as many as
-    the model's context. kv_bytes: of keys and values in all, if that is more; what does not fit is refused.
+    step_tokens: of prompts in one step at most. positions: of a sequence that there is always room for; None: as many
+    as the model's context. kv_bytes: of keys and values in all, if that is more; what does not fit is refused.
     """
 
     sequences: int = 32

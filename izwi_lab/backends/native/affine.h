@@ -165,10 +165,9 @@ template <int BITS> static inline __m512 biases_of(const Scales &biases, int g, 
     return biases.base ? biases.of(g) : _mm512_mul_ps(s, _mm512_set1_ps(-(float)(1 << (BITS - 1))));
 }
 
-// Eight tokens from `from` with their sums in registers: y [8, stride]. HALVES: groups of 16.
-template <int BITS, bool HALVES>
+// N tokens from `from` with their sums in registers: y [N, stride]. HALVES: groups of 16.
+template <int BITS, bool HALVES, int N>
 static IZWI_ONCE void tile_product(const Matrix &m, int panel, const Rounded &r, int from, float *y, size_t stride) {
-    const int N = 8;
     const int blocks = m.cols / BLOCK, shift = HALVES ? 0 : __builtin_ctz(m.group / BLOCK);
     const uint32_t *q = (const uint32_t *)m.q + (size_t)panel * blocks * BITS * LANES;
     const Scales scales(m, m.scales, panel), biases(m, m.biases, panel);
@@ -252,7 +251,9 @@ static IZWI_ONCE void token_product(const Matrix &m, int panel, const Rounded &r
 template <int BITS, bool HALVES>
 static IZWI_ONCE void panel_tiles(const Matrix &m, int panel, const Rounded &r, int from, int n, float *y, size_t stride) {
     int t = 0;
-    for (; t + 8 <= n; t += 8) tile_product<BITS, HALVES>(m, panel, r, from + t, y + t * stride, stride);
+    for (; t + 8 <= n; t += 8) tile_product<BITS, HALVES, 8>(m, panel, r, from + t, y + t * stride, stride);
+    for (; t + 4 <= n; t += 4) tile_product<BITS, HALVES, 4>(m, panel, r, from + t, y + t * stride, stride);
+    for (; t + 2 <= n; t += 2) tile_product<BITS, HALVES, 2>(m, panel, r, from + t, y + t * stride, stride);
     for (; t < n; t++) token_product<BITS, HALVES>(m, panel, r, from + t, y + t * stride);
 }
 #else
