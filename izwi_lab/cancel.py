@@ -30,6 +30,11 @@ class CancelToken:
         """True once cancelled or past the deadline."""
         return self._event.is_set() or (self._deadline is not None and time.monotonic() > self._deadline)
 
+    @property
+    def late(self) -> bool:
+        """True if it is past its deadline and nobody cancelled it."""
+        return not self._event.is_set() and self._deadline is not None and time.monotonic() > self._deadline
+
     def check(self) -> None:
         """Raise Cancelled if the work should stop."""
         if self._event.is_set():

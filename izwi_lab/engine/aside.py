@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from izwi_lab.engine.job import Job
+from izwi_lab.engine.plan import Limits
 from izwi_lab.families.protocols import SharingModel
+from izwi_lab.families.shared.blame import tried
 from izwi_lab.families.shared.course import Alone, Shared
 
 if TYPE_CHECKING:
     from izwi_lab.families.protocols import Model
+
+_AGEING_S = Limits().ageing_s
 
 
 class Aside:
@@ -27,6 +32,7 @@ class Aside:
 
     def add(self, job: Job) -> None:
         """A job that asks for such work."""
+        job.turn_s = time.perf_counter()
         self._jobs.append(job)
 
     def discard(self, job: Job) -> None:
@@ -35,8 +41,8 @@ class Aside:
             self._jobs.remove(job)
 
     def take(self) -> list[Job]:
-        """The one that waits longest, with the others whose asks are of its kind, as many as the model shares."""
-        asking = [job for job in self._jobs if not job.outbox.full]
+        """The first in the order of service, with others whose asks are of its kind, as many as the model shares."""
+        asking = sorted((job for job in self._jobs if not job.outbox.full), key=_rank)
         taken, first, weight = asking[:1], asking[0].ask, 0
         if isinstance(first, Shared):
             most, taken = cast(SharingModel, self._model).share_limit(first.kind), []
@@ -53,16 +59,18 @@ class Aside:
 
     def meet(self, jobs: list[Job]) -> list[Any]:
         """What each of them asked for, or the Exception that it met instead."""
-        first = jobs[0].ask
-        try:
-            if isinstance(first, Alone):
-                return [first.work()]
-            items = [cast(Shared, job.ask).item for job in jobs]
-            return list(cast(SharingModel, self._model).share(cast(Shared, first).kind, items))
-        except Exception as error:
-            if len(jobs) == 1:
-                return [error]
-        return [met for job in jobs for met in self.meet([job])]  # whose fault it was, each finds out alone
+        return tried(jobs, self._met)
+
+    def _met(self, jobs: list[Job]) -> list[Any]:
+        if isinstance(first := jobs[0].ask, Alone):
+            return [first.work()]
+        items = [cast(Shared, job.ask).item for job in jobs]
+        return list(cast(SharingModel, self._model).share(cast(Shared, first).kind, items))
+
+
+def _rank(job: Job) -> float:
+    """The order of the Roster: arrival, some seconds earlier for each level of priority. Who just had a turn waits."""
+    return job.turn_s - _AGEING_S * job.priority
 
 
 def kind_of(job: Job) -> str:

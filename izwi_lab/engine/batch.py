@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from izwi_lab.backends.memory import is_out_of_memory
+from izwi_lab.engine.blocks import BlockManager
 from izwi_lab.engine.plan import Piece, Plan
 from izwi_lab.engine.pool import Pool
 from izwi_lab.engine.tables import StateManager
 from izwi_lab.families.shared.steps import Prompt, Reading, Session, Step
+from izwi_lab.families.shared.text_session import cuts
 
 if TYPE_CHECKING:
     from izwi_lab.families.protocols import BatchModel
@@ -26,10 +28,20 @@ class Batch:
     """The sessions of a model that are stepped together. blocks: who says where their positions lie."""
 
     def __init__(self, model: BatchModel, blocks: StateManager) -> None:
-        self._model, self._rewritable = model, blocks.rewritable
+        self._model, self._blocks, self._rewritable = model, blocks, blocks.rewritable
         stats = blocks.stats()
         self._pool = Pool(model, stats.total, stats.block_size) if model.pageable else None
         self._slots: set[Session] = set()
+
+    @property
+    def max_positions(self) -> int:
+        """The longest that a sequence can be."""
+        return self._model.max_positions
+
+    def keep_to_what_there_is(self) -> None:
+        """After a lack of memory: if it was the pool that could not grow, blocks without memory are given up."""
+        if self._pool is not None and self._pool.stuck and isinstance(self._blocks, BlockManager):
+            self._blocks.withdraw(max(1, self._pool.blocks))
 
     @property
     def nbytes(self) -> int:
@@ -59,9 +71,9 @@ class Batch:
 
         None where there was no memory for it, and the plan must be taken back.
         """
-        if self._pool is not None:
-            self._pool.copy(plan.copies)
         try:
+            if self._pool is not None:
+                self._pool.copy(plan.copies)
             readings = [self._reading(piece, sessions, samplings) for piece in plan.pieces]
             found = self._model.step_many(readings)
         except Exception as error:
@@ -107,11 +119,11 @@ class Batch:
         A state that cannot be written again where it stands is read again from its first position on.
         """
         reading = self._reading(piece, sessions, samplings)
-        starts = [reading.start] if self._rewritable else range(0, reading.stop, _AGAIN)
+        first = reading.start if self._rewritable else 0
         step: Step | Exception | None = None
-        for start in starts:
+        for run in cuts(reading.stop - first, reading.stop if self._rewritable else _AGAIN):
+            start, stop = first + run.start, first + run.stop
             self._model.stand(reading.session, start)
-            stop = reading.stop if self._rewritable else min(start + _AGAIN, reading.stop)
             (step,) = self._model.step_many([replace(reading, start=start, stop=stop)])
         if isinstance(step, Exception):
             raise step

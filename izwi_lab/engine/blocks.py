@@ -195,6 +195,11 @@ class BlockManager:
 
     # telling
 
+    def withdraw(self, first: int) -> None:
+        """There is no memory for the blocks from number `first` on: they are given out no more."""
+        self.num_blocks = min(self.num_blocks, first)
+        self._free = [block for block in self._free if block < first]
+
     def stats(self) -> BlockStats:
         """How the blocks stand."""
         free, cached = len(self._free), len(self._index.unused)
@@ -218,8 +223,9 @@ class BlockManager:
         used = {block for block, refs in enumerate(self._refs) if refs > 0}
         free, unused = set(self._free), set(self._index.unused)
         ensure(min(self._refs) >= 0 and len(free) == len(self._free), "a block was given back twice")
-        ensure(len(used) + len(free) + len(unused) == self.num_blocks, "a block was lost")
-        ensure(used | free | unused == set(range(self.num_blocks)), "a block is in two places")
+        there = set(range(self.num_blocks)) | {block for block in used if block >= self.num_blocks}  # withdrawn
+        ensure(len(used) + len(free) + len(unused) == len(there), "a block was lost")
+        ensure(used | free | unused == there, "a block is in two places")
         self._index.check(used)
         within = self.cache_bytes is None or len(unused) * self.block_bytes <= self.cache_bytes
         ensure(within, "more is cached than the budget allows")
@@ -278,5 +284,5 @@ class BlockManager:
 
     def _release(self, block: int) -> None:
         self._refs[block] -= 1
-        if self._refs[block] == 0 and not self._index.park(block):
+        if self._refs[block] == 0 and not self._index.park(block) and block < self.num_blocks:
             self._free.append(block)

@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from izwi_lab.cancel import CancelToken
 from izwi_lab.engine.fair import FairShare
 from izwi_lab.engine.job import Job
 from izwi_lab.engine.lane import Lane
-from izwi_lab.errors import Cancelled
+from izwi_lab.errors import Cancelled, IzwiError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -91,11 +92,12 @@ class DeviceLoop:
             lane = self._lanes.pop(name, None)
             if lane is not None:
                 self._fair.remove(name)
-                lane.close(Cancelled("The model was unloaded."))
+                lane.close(lambda: Cancelled("The model was unloaded."))
                 lane.settle()
 
-        if self._thread is not None:
-            self.call(drop, CancelToken())
+        if self._thread is not None and not self._closing:
+            with suppress(Cancelled):  # closed meanwhile: it dropped all
+                self.call(drop, CancelToken())
 
     def close(self) -> None:
         """Finish what was called for, end all jobs, end the thread."""
@@ -134,7 +136,7 @@ class DeviceLoop:
                 break
             self._turn()
         for lane in self._lanes.values():
-            lane.close(Cancelled("The engine was closed."))
+            lane.close(lambda: Cancelled("The engine was closed."))
             lane.settle()
         self._lanes.clear()
 
@@ -152,13 +154,19 @@ class DeviceLoop:
             self._fair.charge(chosen, time.perf_counter() - began)
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
-        """Nothing that a request does may end up here; if it does, the requests of its model end, and no others."""
+        """Nothing that a request does may end up here; if it does, the requests of its model end, and no others.
+
+        The next request makes a new lane: nobody knows what state this one is in.
+        """
         lane = self._lanes[name]
         try:
             work()
         except Exception as error:
             _log.exception("a step of %s failed; its requests end", name)
-            lane.close(error)
+            del self._lanes[name]
+            self._fair.remove(name)
+            said = f"A step failed: {type(error).__name__}: {error}"
+            lane.close(lambda: IzwiError(said, hint="This is a fault of izwi_lab; the log has its traceback."))
         lane.settle()
 
 

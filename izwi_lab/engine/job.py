@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from izwi_lab.cancel import CancelToken
 from izwi_lab.engine.admission import Ticket
 from izwi_lab.engine.outbox import Outbox
-from izwi_lab.engine.request import Priority, Sequence
+from izwi_lab.engine.request import FinishReason, Priority, Sequence
 
 if TYPE_CHECKING:
     from izwi_lab.families.shared.course import Ask, Course
@@ -24,7 +24,8 @@ class Job:
 
     id: unique among those under way; token: says when to stop; on_end: called once when nothing of it runs any more,
     before its reader is told. ask: what it waits for. sequence: of its last Prefill, while that goes on. audio_s:
-    seconds of audio that it made, or hears.
+    seconds of audio that it made, or hears; work_s: of the steps that it took part in; turn_s: when it asked last for
+    something beside the passes. reason: how its last sequence ended.
     """
 
     id: str
@@ -39,6 +40,9 @@ class Job:
     sequence: Sequence | None = None
     prefills: int = 0
     audio_s: float = 0.0
+    work_s: float = 0.0
+    turn_s: float = 0.0
+    reason: FinishReason | None = None
 
     def end(self, error: Exception | None) -> None:
         """Nothing of it runs any more: what it held is let go, then its reader is told."""

@@ -6,6 +6,7 @@ whose plans are carried out as one pass of the model; what cannot be shared is d
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from izwi_lab.engine.scheduler import Scheduler
 from izwi_lab.engine.slots import SlotManager
 from izwi_lab.engine.tables import StateManager
 from izwi_lab.engine.timeline import Explanation, StepRecord, Timeline
-from izwi_lab.errors import Cancelled, IzwiError
+from izwi_lab.errors import Cancelled, InvalidInputError, IzwiError
 from izwi_lab.families.protocols import BatchModel
 from izwi_lab.families.shared.course import Alone, Ask, Decode, Prefill, Shared
 from izwi_lab.results import AudioChunk
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from izwi_lab.families.protocols import Model
     from izwi_lab.families.shared.steps import Session
 
+_IDLE_S = 0.01  # until a pass that had nothing to do is tried again
 _SLOT_BYTES = 1  # what one slot's state takes is known only when it has grown
 
 
@@ -48,11 +50,22 @@ class LaneOptions:
 
     sequences: int = 32
     block: int = 16
-    step_s: float = 0.05
+    step_s: float = 0.025
     step_tokens: int = 512
     positions: int | None = None
     kv_bytes: int = 4_000_000_000
     policy: Policy = Policy.PRIORITY
+
+    def __post_init__(self) -> None:
+        least = {"sequences": 1, "block": 1, "step_tokens": 1, "positions": 1, "kv_bytes": 0}
+        for name, most in least.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < most):
+                raise InvalidInputError(f"LaneOptions: {name} must be a whole number from {most}, got {value!r:.80}.")
+        if isinstance(self.step_s, bool) or not isinstance(self.step_s, (int, float)) or not 0 < self.step_s < math.inf:
+            raise InvalidInputError(
+                f"LaneOptions: step_s must be a number of seconds above 0, got {self.step_s!r:.80}."
+            )
 
 
 class Lane:
@@ -84,24 +97,37 @@ class Lane:
         self._finished: list[tuple[Job, Exception | None]] = []  # their readers are still to be told
         self._passes_next = True
         self._owes = False  # what ended without a step is still to be counted
+        self._idle_until_s = 0.0  # after a pass that had nothing to do: readers are to take what there is
+        self.nbytes = 0  # of the caches, as others may read it
 
     def __len__(self) -> int:
         """Jobs under way."""
         return len(self._jobs)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the caches."""
-        return self._batch.nbytes if self._batch is not None else 0
-
-    @property
     def ready(self) -> bool:
         """True if there is something to do now."""
-        return bool(self._owes or len(self.scheduler) or self._aside.ready)
+        return bool(self._passes or self._aside.ready)
+
+    @property
+    def _passes(self) -> bool:
+        """Whether a pass may have something to do: sequences whose readers keep up, or ends that are to be counted."""
+        if self._owes:
+            return True
+        if time.perf_counter() < self._idle_until_s:
+            return False
+        return len(self.scheduler) > len(self._held())
+
+    def _held(self) -> set[str]:
+        """The sequences that wait for the readers of their jobs."""
+        return {i for i, (job, _) in self._reading.items() if job.outbox.full}
 
     def add(self, job: Job) -> None:
         """A new request, which asks for something already."""
+        while job.id in self._jobs:
+            job.id += "'"
         self._jobs[job.id] = job
+        self._idle_until_s = 0.0
         self._met(job)
 
     def stop_cancelled(self) -> None:
@@ -114,7 +140,7 @@ class Lane:
 
     def step(self) -> None:
         """One pass over sequences, or one piece of other work; in turns where there are both."""
-        if self._aside.ready and not (self._passes_next and (self._owes or len(self.scheduler))):
+        if self._aside.ready and not (self._passes_next and self._passes):
             self._passes_next = True
             self._do_aside()
         else:
@@ -123,8 +149,10 @@ class Lane:
 
     def settle(self) -> None:
         """Tell the readers of what ended. Models may leave with it, this one too."""
+        self.nbytes = self._batch.nbytes if self._batch is not None else 0
         finished, self._finished = self._finished, []
         for job, error in finished:
+            self._count(job, error)
             job.end(error)
 
     def explain(self) -> Explanation:
@@ -133,10 +161,10 @@ class Lane:
         steps = self._timeline.steps(model=self.name)
         return Explanation(steps, BlockMap.of(blocks, self.scheduler.running), PrefixTree.of(blocks))
 
-    def close(self, error: Exception) -> None:
-        """End all jobs with an error."""
+    def close(self, error: Callable[[], Exception]) -> None:
+        """End all jobs, each with an error of its own."""
         for job in list(self._jobs.values()):
-            self._interrupt(job, error)
+            self._interrupt(job, error())
         self.metrics.forget(self.name)
 
     # a pass over the model
@@ -144,9 +172,10 @@ class Lane:
     def _pass(self) -> None:
         self._owes = False
         self.scheduler.limits = self._pace.limits(sequences=self.options.sequences)
-        plan = self.scheduler.plan(time.perf_counter())
+        plan = self.scheduler.plan(time.perf_counter(), held=self._held())
         self._let_go(plan)
         if not plan or self._batch is None:
+            self._idle_until_s = time.perf_counter() + _IDLE_S
             self.metrics.stepped(self.name, plan, (), self.scheduler, seconds=0.0, now=time.perf_counter())
             return
         for piece in plan.pieces:
@@ -156,6 +185,7 @@ class Lane:
         if found is None:
             now = time.perf_counter()
             ended = self.scheduler.out_of_memory(plan, now=now)
+            self._batch.keep_to_what_there_is()
             for sequence in ended:
                 self._ended_without(sequence)
         else:
@@ -164,7 +194,7 @@ class Lane:
             ended = self.scheduler.done(plan, results, now=now)
             for sequence in ended:
                 self._forget(sequence)
-        self._note(plan, ended, began, now)
+        self._note(plan, ended, began, now, computed=found is not None)
 
     def _let_go(self, plan: Plan) -> None:
         """Who gave up their blocks, or ended without a step."""
@@ -190,14 +220,19 @@ class Lane:
             return Result(error=step)
         if step is None:
             return None
-        if isinstance(ask, Prefill) and sequence is not None:
+        assert sequence is not None
+        if isinstance(ask, Prefill):
             ask.cached = sequence.cached
         error = self._drive(job, lambda: job.course.send(step))
+        if job.token.cancelled:
+            return Result(finish=FinishReason.CANCELLED)
         if error is not None:
             return Result(error=error)
+        token = session.tokens[-1] if len(session.tokens) > sequence.said else None
         if isinstance(job.ask, Decode) and job.sequence is sequence:
-            return Result(token=session.tokens[-1])
-        return Result(finish=FinishReason.LENGTH if session.finish_reason == "length" else FinishReason.STOP)
+            return Result(token=token)
+        job.reason = FinishReason.LENGTH if session.finish_reason == "length" else FinishReason.STOP
+        return Result(token=token, finish=job.reason)
 
     def _samplings(self) -> dict[str, Any]:
         """What a model is told of the choices inside a step, by sequence."""
@@ -208,10 +243,13 @@ class Lane:
         if sequence.id in self._reading:
             self._leave_queue(self._reading[sequence.id][0])
 
-    def _note(self, plan: Plan, ended: tuple[Sequence, ...], began: float, now: float) -> None:
+    def _note(self, plan: Plan, ended: tuple[Sequence, ...], began: float, now: float, *, computed: bool) -> None:
         seconds = now - began
-        prefill = sum(piece.count for piece in plan.pieces if not piece.decode)
-        self._pace.learn(prefill=prefill, seconds=seconds)
+        if computed:
+            self._pace.learn(prefill=sum(p.count for p in plan.pieces if not p.decode), seconds=seconds)
+        for piece in plan.pieces:
+            if piece.sequence.id in self._reading:
+                self._reading[piece.sequence.id][0].work_s += seconds
         self.metrics.stepped(self.name, plan, ended, self.scheduler, seconds=seconds, now=now)
         stats = self.scheduler.blocks.stats()
         self._timeline.add(StepRecord.of(self.name, plan, ended, stats, start_s=began, seconds=seconds))
@@ -265,7 +303,7 @@ class Lane:
         request = Request(
             id=f"{job.id}/{job.prefills}",
             prompt=tuple(ask.session.prompt_ids),
-            max_new_tokens=ask.most + 1,
+            max_new_tokens=max(1, min(ask.most, self._batch.max_positions - len(ask.session.prompt_ids)) + 1),
             arrival_s=time.perf_counter() if job.prefills > 1 else job.outbox.started_s,
             model=self.name,
             tenant=job.tenant,
@@ -287,6 +325,8 @@ class Lane:
         for job, met in zip(jobs, self._aside.meet(jobs), strict=True):
             self._answer(job, met)
         blocks, seconds = self.scheduler.blocks.stats(), time.perf_counter() - began
+        for job in jobs:
+            job.work_s += seconds
         ended = tuple(name for name in names if name not in self._jobs)
         self._timeline.add(StepRecord.aside(self.name, kind, names, ended, blocks, start_s=began, seconds=seconds))
 
@@ -322,8 +362,16 @@ class Lane:
         if self._jobs.pop(job.id, None) is not None:
             self._leave_queue(job, started=False)
             self._finished.append((job, error))
-            if job.audio_s and error is None:
-                self.metrics.audio(self.name, job.audio_s, time.perf_counter() - job.outbox.started_s)
+
+    def _count(self, job: Job, error: Exception | None) -> None:
+        reason = FinishReason.STOP if job.reason is None else job.reason
+        if job.token.cancelled:
+            reason = FinishReason.TIMEOUT if job.token.late else FinishReason.CANCELLED
+        elif error is not None:
+            reason = FinishReason.ERROR
+        self.metrics.finished(self.name, reason, time.perf_counter() - job.outbox.started_s)
+        if job.audio_s and error is None:
+            self.metrics.audio(self.name, job.audio_s, job.work_s)
 
     def _leave_queue(self, job: Job, *, started: bool = True) -> None:
         if job.ticket is not None:
@@ -334,7 +382,7 @@ class Lane:
 def _state_manager(model: Model, options: LaneOptions, cache_bytes: int | None) -> StateManager:
     """Blocks where a model's states can be paged, else as many slots as there may be sequences."""
     if not isinstance(model, BatchModel) or not model.pageable:
-        return SlotManager(options.sequences, _SLOT_BYTES, max_positions=options.positions)
+        return SlotManager(options.sequences, _SLOT_BYTES)
     block_bytes = options.block * model.position_bytes
     longest = -(-(min(model.max_positions, options.positions or model.max_positions) + 1) // options.block)
     blocks = max(options.kv_bytes // block_bytes, longest)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from izwi_lab.engine.instruments import Counter, Gauge, Histogram, Instrument
 from izwi_lab.engine.plan import Plan
-from izwi_lab.engine.request import Sequence
+from izwi_lab.engine.request import FinishReason, Sequence
 from izwi_lab.engine.scheduler import Scheduler
 
 MODEL = ("model_name",)  # no label has more values than there are models or ways to end: a series costs memory for good
@@ -94,6 +94,11 @@ class EngineMetrics:
         self.prefix_hits.add((stats.hits - hits) * stats.block_size, model)
         self._counted[model] = stats.queries, stats.hits
 
+    def finished(self, model: str, reason: FinishReason, seconds: float) -> None:
+        """A request is over, so long after it came; it may have had many sequences, or none."""
+        self.ended.add(1, model, reason.value)
+        self.whole_s.observe(seconds, model)
+
     def refuse(self, model: str) -> None:
         """A request met a full queue."""
         self.refused.add(1, model)
@@ -116,8 +121,6 @@ class EngineMetrics:
 
     def _sequence_ended(self, model: str, sequence: Sequence) -> None:
         arrival_s, prompt = sequence.request.arrival_s, len(sequence.request.prompt)
-        assert sequence.finish is not None
-        self.ended.add(1, model, sequence.finish.value)
         if sequence.started_s is not None:
             self.queue_s.observe(sequence.started_s - arrival_s, model)
             self.prompt_tokens.add(prompt, model)
@@ -126,8 +129,6 @@ class EngineMetrics:
             if sequence.first_token_s is not None and sequence.last_token_s is not None:
                 self.prefill_s.observe(sequence.first_token_s - sequence.started_s, model)
                 self.decode_s.observe(sequence.last_token_s - sequence.first_token_s, model)
-        if sequence.ended_s is not None:
-            self.whole_s.observe(sequence.ended_s - arrival_s, model)
 
     # asking them
 

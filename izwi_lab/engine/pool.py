@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from izwi_lab.backends.memory import is_out_of_memory
 from izwi_lab.engine.tables import BlockCopy
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Pool:
     def __init__(self, model: BatchModel, limit: int, block: int) -> None:
         self._model, self.limit, self.block = model, limit, block
         self.blocks = 0
+        self.stuck = False  # the device has no memory for more
         self._arrays: dict[str, list[Any]] = {}
         self._tables: dict[Session, list[int]] = {}
 
@@ -57,12 +59,28 @@ class Pool:
                 for array in (a for arrays in self._arrays.values() for a in arrays if a is not None):
                     array[:, :, target] = array[:, :, source]
 
+    def _again(self, blocks: int) -> dict[str, list[Any]]:
+        """Only as many as are needed."""
+        try:
+            return self._model.pool(blocks, self.block)
+        except Exception:
+            self.stuck = True
+            raise
+
     def _grow(self, needed: int) -> None:
         """Sessions hold the lists, whose arrays are replaced by longer ones."""
         if needed <= self.blocks:
             return
-        size = min(self.limit, max(needed, 2 * self.blocks, _FIRST))
-        fresh, held = self._model.pool(size, self.block), self.blocks * self.block
+        size = min(self.limit, max(needed, self.blocks + self.blocks // 2, _FIRST))
+        try:
+            fresh = self._model.pool(size, self.block)
+        except Exception as error:
+            if not is_out_of_memory(error) or size == needed:
+                self.stuck = True
+                raise
+            size = needed
+            fresh = self._again(size)
+        held = self.blocks * self.block
         with self._model.backend.inference():
             for name, arrays in fresh.items():
                 lists = self._arrays.setdefault(name, [None] * len(arrays))

@@ -124,7 +124,7 @@ class Sequence:
 
     tokens: the prompt and the output so far. computed: how many of them are in the caches, from the first on.
     rank: its place in the order of service, smaller first; it never changes, so no two sequences can pass each other
-    by turns. cached: tokens that it took from the caches of others instead of computing them, each time it had to.
+    by turns. cached: tokens that it took from the caches of others, before it was first preempted.
     started_s, first_token_s, last_token_s, ended_s: None until then; token_gap_s: seconds between the last two tokens.
     A preempted sequence keeps its tokens and has none computed.
     """

@@ -90,7 +90,7 @@ class Roster:
                 self.preempt(victim)
             preempted += victims
             sequence.computed = self.blocks.allocate(sequence.table, sequence.tokens)
-            sequence.cached += sequence.computed
+            sequence.cached += 0 if sequence.preemptions else sequence.computed
             sequence.started_s = now if sequence.started_s is None else sequence.started_s
             self.seat(sequence)
         return preempted

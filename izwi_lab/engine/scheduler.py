@@ -6,7 +6,7 @@ order of service is the `Roster`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from izwi_lab.engine.plan import Limits, Piece, Plan, Policy, Result
@@ -108,10 +108,10 @@ class Scheduler:
 
     # steps
 
-    def plan(self, now: float) -> Plan:
+    def plan(self, now: float, *, held: Container[str] = ()) -> Plan:
         """What to compute next. A plan with pieces must be told `done` or `out_of_memory` before the next one is made.
 
-        Never without pieces while a sequence has not ended.
+        Never without pieces while a sequence has not ended. held: ids of those that keep their room but take no part.
 
         Raises:
             IzwiError: a step is under way.
@@ -120,13 +120,13 @@ class Scheduler:
         self._ended += self._roster.expire(now)
         tokens, seats = self._pressure.allowed(self.limits)
         ran = set(self._roster.running)
-        pieces, preempted = self._decodes(tokens, seats)
+        pieces, preempted = self._decodes(tokens, seats, held)
         if not preempted:  # who was preempted for room must not take it back in the same step
             preempted = self._roster.admit(now, seats)
             pieces = [piece for piece in pieces if piece.sequence.state is State.RUNNING]
         left = tokens - len(pieces)
         # Who was admitted with all in the caches but the token said last has nothing to read, and no piece yet.
-        reading = [s for s in self._roster.running if not s.decoding or s not in ran]
+        reading = [s for s in self._roster.running if (not s.decoding or s not in ran) and s.id not in held]
         answering = pieces or any(s.decoding for s in reading)
         most = self.limits.max_prefill_piece if answering else left
         pieces += self._prefills(reading, now, left, most, patient=tokens == self.limits.max_tokens)
@@ -198,10 +198,10 @@ class Scheduler:
 
     # who is in the step
 
-    def _decodes(self, tokens: int, seats: int) -> tuple[list[Piece], list[Sequence]]:
+    def _decodes(self, tokens: int, seats: int, held: Container[str]) -> tuple[list[Piece], list[Sequence]]:
         """One token of everybody who has said something; and who was preempted to make room for it."""
         running = self._roster.running
-        chosen = [s for s in running if s.decoding]
+        chosen = [s for s in running if s.decoding and s.id not in held]
         if len(chosen) < len(running) or (self._roster.waiting and len(running) < seats):
             tokens = max(1, tokens - min(self.limits.min_prefill, tokens // 2))
         if len(chosen) > tokens:  # only under pressure: they take turns
@@ -222,7 +222,7 @@ class Scheduler:
         """
         for sequence in reading:
             caught_up = self.blocks.catch_up(sequence.table, sequence.tokens, sequence.computed)
-            sequence.cached += caught_up - sequence.computed
+            sequence.cached += 0 if sequence.preemptions else caught_up - sequence.computed
             sequence.computed = caught_up
         pieces: list[Piece] = []
         pending: set[bytes] = set()

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from izwi_lab.runtime.entry import ModelKey
 
 T = TypeVar("T")
-_AHEAD = 4  # pieces that work is ahead of its reader
 
 
 class Batching:
@@ -67,19 +66,20 @@ class Batching:
         tenant: str = "",
         priority: Priority = Priority.NORMAL,
         audio_s: float = 0.0,
-        streamed: bool = True,
+        ahead: int | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> Outbox:
         """Queue a request; its pieces come out of the outbox. course: made here, and taken to what it asks for first.
 
-        streamed: somebody reads the pieces as they come, and work waits for him; else they are all read at the end.
+        ahead: pieces that work may be ahead of its reader; None: it waits for nobody.
         Raises what the course does before it asks for anything, and QueueFullError. on_end is not called then.
         """
         loop = self.loop(model.backend)
-        outbox = Outbox(room=_AHEAD if streamed else sys.maxsize, room_again=loop.wake)
+        outbox = Outbox(room=ahead or sys.maxsize, room_again=loop.wake)
         job = self.call(
             model.backend, lambda: _begun(Job(id, course(), token, outbox, tenant, priority, on_end)), token
         )
+        job.audio_s = audio_s
         if job.ask is None:  # it had nothing to ask
             on_end()
             outbox.end()
@@ -87,12 +87,20 @@ class Batching:
         tokens = len(job.ask.prompt) if isinstance(job.ask, Prefill) else 0
         try:
             job.ticket = self.admission.admit(tenant, tokens, now=time.perf_counter())
-        except QueueFullError:
-            self.metrics.refuse(self._name(key, model))
+        except Exception as error:
+            if isinstance(error, QueueFullError):
+                self.metrics.refuse(self._name(key, model))
             self.call(model.backend, job.course.close, token)
             raise
+        job.on_end = lambda: self._ended(job, on_end)
         loop.submit(job, self._lane_maker(key, model), str(key))
         return outbox
+
+    def _ended(self, job: Job, on_end: Callable[[], None]) -> None:
+        if job.ticket is not None:  # it never got as far as a lane
+            self.admission.leave(job.ticket, now=time.perf_counter(), started=False)
+            job.ticket = None
+        on_end()
 
     def explain(self, key: ModelKey) -> Explanation | None:
         """What ran on a model; None where nothing did."""

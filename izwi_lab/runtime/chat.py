@@ -91,7 +91,9 @@ def script(lease: Lease, request: ChatRequest, cancel: CancelToken, *, whole: bo
     # What pages read can be found by any later prompt; other states wait for the next turn of their conversation.
     cache = None if model.pageable else lease.cache
     return Script(
-        lambda: talk.course(talks, request.messages, options, cache=cache, cancel=cancel, telling=telling),
+        lambda: talk.course(
+            talks, request.messages, options, cache=cache, cancel=cancel, telling=telling, tenant=request.tenant
+        ),
         lambda said, started_s: talk.gathered(talks, said, telling, started_s),
     )
 

@@ -50,6 +50,7 @@ from izwi_lab.runtime.types import (
 from izwi_lab.settings import Settings
 
 _IDLE_TTL_S = 600.0
+_AHEAD = 4  # pieces of audio, or segments, that work is ahead of its reader; text is small and goes on
 _CACHE_BYTES = 1_000_000_000  # 8000 positions of a model of 0.6 billion parameters
 
 Progress = Callable[[Any], None]
@@ -124,6 +125,7 @@ class EngineCore:
             caches=self._batching.nbytes,
             closing=self._batching.drop,
         )
+        weakref.finalize(self, _abandoned, self._registry, self._batching)
         self._guard = threading.Lock()
         self._closed = False
         self._tokens: weakref.WeakSet[RequestToken] = weakref.WeakSet()
@@ -232,7 +234,7 @@ class EngineCore:
             tenant=request.tenant,
             priority=PRIORITIES[request.priority],
             audio_s=script.audio_s,
-            streamed=not whole,
+            ahead=None if whole or task.TASK is Task.CHAT else _AHEAD,
             on_end=lease.release,
         )
         bound.taken = True
@@ -346,6 +348,12 @@ class EngineCore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _abandoned(registry: ModelRegistry, batching: Batching) -> None:
+    """What is left of an engine that nobody closed: no thread, and no model."""
+    registry.close(timeout_s=0.0)
+    batching.close()
 
 
 def _task_of(request: GenerationRequest) -> _TaskModule:

@@ -220,8 +220,10 @@ class ModelRegistry:
     def _drop(self, victims: Iterable[Entry]) -> None:
         """Close models already marked CLOSING, outside the lock: it may take a while."""
         for entry in victims:
-            self._closing(entry.key)
-            entry.close_model()
+            try:
+                self._closing(entry.key)
+            finally:
+                entry.close_model()
             gc.collect()  # nets hold reference cycles; their memory must be free before the next load
             self._forget(entry)
 

@@ -25,6 +25,11 @@ class RequestToken(CancelToken):
         """True once any of the three says stop."""
         return super().cancelled or (self._outer is not None and self._outer.cancelled)
 
+    @property
+    def late(self) -> bool:
+        """True if it, or the caller's token, is past its deadline."""
+        return super().late or (self._outer is not None and self._outer.late)
+
     def check(self) -> None:
         """Raise Cancelled if the work should stop."""
         super().check()

@@ -193,7 +193,8 @@ class Limits:
 class LoadedModel:
     """A model in memory. in_use: requests that hold it now; idle_s: since the last one ended; leaving: unload asked.
 
-    nbytes: weights and what conversations left for their next turn; cache_bytes: these alone.
+    nbytes: weights, and the caches of requests and of what conversations left for their next turn; cache_bytes: these
+    caches alone.
     """
 
     id: str

@@ -13,7 +13,7 @@ from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.engine.request import Priority
 from izwi_lab.errors import Cancelled, InvalidInputError, MemoryBudgetError
 from izwi_lab.families.shared.chat_options import ChatOptions
-from izwi_lab.families.shared.steps import Prompt
+from izwi_lab.families.shared.steps import Prompt, Reading
 
 
 def prompt(size=20, first=3):
@@ -188,6 +188,78 @@ def test_the_pool_grows_under_those_who_use_it(backend):
         assert tokens(pieces(job)) == model.generate(prompt(60 + i), max_tokens=20).tokens
 
 
+def test_a_device_that_has_no_more_blocks_serves_with_those_it_has(monkeypatch):
+    model = talker()
+    made, pool = lane(model, blocks=400, block=2), model.pool
+
+    def small(blocks, block):
+        if blocks > 64:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return pool(blocks, block)
+
+    monkeypatch.setattr(model, "pool", small)
+    for start in range(6):
+        jobs = [ask(model, prompt(40, first=3 + start + i), ChatOptions(max_tokens=12)) for i in range(3)]
+        for job in jobs:
+            made.add(job)
+        run(made)
+        for i, job in enumerate(jobs):
+            assert tokens(pieces(job)) == model.generate(prompt(40, first=3 + start + i), max_tokens=12).tokens
+        made.scheduler.blocks.check([])
+    assert made.scheduler.blocks.stats().total == 64
+
+
+def test_a_failed_pass_does_not_leave_a_wrong_session_behind(slotted, monkeypatch):
+    """A ring that was half written is read again, or thrown away."""
+    session = slotted.session()
+    slotted.enter(session, prompt(150))
+    slotted.step_many([Reading(session, 0, 20)])
+
+    def failing(pieces):
+        raise MemoryError
+
+    monkeypatch.setattr(slotted.net, "together", failing)
+    with pytest.raises(MemoryError):
+        slotted.step_many([Reading(session, 20, 150)])
+    assert (session.position, session.reach) == (20, 150)
+    assert not slotted.config.rewindable(session.reach, 20)
+
+
+def test_what_is_counted(model):
+    made = lane(model)
+    for count in (1, 3):
+        made.add(ask(model, prompt(20), ChatOptions(max_tokens=count)))
+        run(made)
+    stopped = ask(model, prompt(20), ChatOptions(max_tokens=50))
+    made.add(stopped)
+    steps(made, 4)
+    stopped.token.cancel()
+    run(made)
+    metrics = made.metrics
+    assert metrics.ended.value("tiny", "length") == 2 and metrics.ended.value("tiny", "cancelled") == 1
+    assert metrics.first_token_s.count("tiny") == 3
+    assert metrics.generation_tokens.value("tiny") == 4 + len(tokens(pieces(stopped)))
+    assert metrics.whole_s.count("tiny") == 3
+
+
+def test_a_stream_that_nobody_reads_keeps_its_room_and_waits(model):
+    made = lane(model)
+    slow, other = (ask(model, prompt(20 + i), ChatOptions(max_tokens=40)) for i in range(2))
+    slow.outbox._room = 3
+    made.add(slow)
+    made.add(other)
+    steps(made, 60)
+    assert other.outbox.ended and not slow.outbox.ended
+    assert len(slow.outbox) == 3 and not made.ready
+    found = []
+    while not slow.outbox.ended or len(slow.outbox):
+        while len(slow.outbox):
+            found.append(slow.outbox.take())
+        made._idle_until_s = 0.0
+        steps(made, 1)
+    assert len(tokens(found)) == 40
+
+
 def test_urgent_requests_come_first(model):
     made = lane(model, sequences=1)
     jobs = {p: ask(model, prompt(), ChatOptions(max_tokens=8), priority=p) for p in (Priority.LOW, Priority.HIGH)}
@@ -205,7 +277,7 @@ def test_what_is_left_ends_with_the_lane(model):
     made, job = lane(model), ask(model, prompt(), ChatOptions(max_tokens=90))
     made.add(job)
     steps(made, 3)
-    made.close(Cancelled("The model was unloaded."))
+    made.close(lambda: Cancelled("The model was unloaded."))
     made.settle()
     assert pieces(job)[-1].finish_reason == "cancelled"
     assert len(made) == 0

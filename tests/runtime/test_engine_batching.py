@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -78,13 +79,18 @@ def test_a_full_queue_says_when_to_come_again(make_engine, folders):
     assert "izwi:requests_refused_total" in engine.metrics.text()
 
 
-def test_what_one_tenant_read_is_not_given_to_another(make_engine, folders):
+@pytest.mark.parametrize("name", ["llama", "gemma3", "lfm2"])
+def test_what_one_tenant_read_is_not_given_to_another(make_engine, folders, name):
     engine = make_engine()
     cached = []
     for tenant in ("ada", "ada", "bob"):
-        request = izwi.ChatRequest(messages="word " * 40, model=folders["llama"], max_tokens=2, tenant=tenant)
+        request = izwi.ChatRequest(messages="word " * 40, model=folders[name], max_tokens=2, tenant=tenant)
         cached.append(engine.run(request).usage.cached_tokens)
     assert cached[0] == cached[2] == 0 < cached[1]
+
+
+def test_standing_is_checked(make_engine, folders):
+    engine = make_engine()
     with pytest.raises(InvalidInputError, match="priority must be one of low"):
         engine.run(izwi.ChatRequest(messages="x", model=folders["llama"], priority="urgent"))
     with pytest.raises(InvalidInputError, match="tenant must be a str"):
@@ -108,8 +114,10 @@ def test_a_client_that_vanishes_stops_the_work(make_engine, folders):
     stream = engine.stream_chat("on and on", model=folders["llama"], max_tokens=1500)
     next(stream)
     del stream
-    wait_for(lambda: engine.explain(folders["llama"]).steps[-1].blocks_used == 0 or not engine.loaded()[0].in_use)
-    assert len(engine.explain(folders["llama"]).steps) < 1500
+    wait_for(lambda: not engine.loaded()[0].in_use)
+    assert engine.metrics.ended.value(folders["llama"].name, "cancelled") == 1
+    assert engine.metrics.generation_tokens.value(folders["llama"].name) < 1000
+    assert not any(row["state"] == "used" for row in engine.explain(folders["llama"]).blocks.rows())
 
 
 def test_conversations_of_slots_go_on_where_they_were(make_engine, folders):
@@ -141,13 +149,45 @@ def test_guesses_go_beside_the_batch(make_engine, folders):
 
 
 def test_options_that_fit_nothing_are_an_error_and_no_wait(make_engine, folders):
-    engine = make_engine(batching=izwi.LaneOptions(sequences=0))
-    with pytest.raises(InvalidInputError, match="max_sequences"):
-        engine.chat("x", model=folders["llama"], max_tokens=2)
+    for name in ("sequences", "block", "step_s", "positions", "step_tokens"):
+        with pytest.raises(InvalidInputError, match=name):
+            izwi.LaneOptions(**{name: 0})
     engine = make_engine(batching=izwi.LaneOptions(positions=20, kv_bytes=0))
     with pytest.raises(InvalidInputError, match="more than all caches"):
         engine.chat("word " * 40, model=folders["llama"], max_tokens=2)
     assert engine.loaded()[0].in_use == 0
+    assert len(engine._batching.admission) == 0
+    long = make_engine().chat("go on", model=folders["llama"], max_tokens=100_000, stop=["e"])
+    assert long.finish_reason in ("stop", "length"), "what may be said is bounded by the context, not refused"
+
+
+def test_a_fault_of_a_lane_ends_what_runs_and_no_more(make_engine, folders, monkeypatch):
+    engine = make_engine()
+    with engine.use(folders["llama"]) as model:
+        step_many = model.step_many
+        monkeypatch.setattr(model, "step_many", lambda readings: [])
+        with pytest.raises(izwi.IzwiError, match="A step failed"):
+            engine.chat("x", model=folders["llama"], max_tokens=3)
+        monkeypatch.setattr(model, "step_many", step_many)
+        assert len(engine.chat("x", model=folders["llama"], max_tokens=3).tokens) == 3
+
+
+def test_an_engine_that_nobody_closed_ends_its_thread(folders):
+    engine = izwi.InferenceEngine(config=Settings())
+    engine.chat("x", model=folders["llama"], max_tokens=2)
+    del engine
+    gc.collect()
+    wait_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("izwi-")])
+
+
+def test_a_model_in_use_leaves_after_the_engine_has_closed(folders):
+    engine = izwi.InferenceEngine(config=Settings())
+    with engine.use(folders["llama"]) as model:
+        closer = threading.Thread(target=engine.close)
+        closer.start()
+        wait_for(lambda: engine.closed)
+    closer.join(10)
+    assert model.net is None
 
 
 def test_an_engine_that_closes_ends_what_runs(folders):

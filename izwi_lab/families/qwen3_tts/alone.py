@@ -46,10 +46,10 @@ def prefill(model: Qwen3TTS, session: Session, prompt: Prompt, cancel: CancelTok
     started_s, backend, state = time.perf_counter(), model.backend, session.state
     x = frames.embedded(model.net, backend, layout)
     with frames.unmoved(session), backend.inference():
-        for start in range(0, len(x), PREFILL_CHUNK):
+        for run in text_session.cuts(len(x), PREFILL_CHUNK):
             if cancel is not None:
                 cancel.check()
-            piece = backend.array(x[None, start : start + PREFILL_CHUNK])
+            piece = backend.array(x[None, run])
             logits, hidden = model.net.talk(piece, state["talker"])
             backend.evaluate(logits, hidden)
         trailing = frames.following(model.net, backend, layout, model.config)

@@ -20,13 +20,17 @@ SLACK = 16  # ids at a prompt's end that the next turn may write otherwise (an e
 
 @dataclass(frozen=True, slots=True)
 class _Parked:
-    """A session nobody uses. ids: int32, those in its caches; prompt: how many of them were read, not said."""
+    """A session nobody uses. ids: int32, those in its caches; prompt: how many of them were read, not said.
+
+    tenant: whose it is; no other gets it.
+    """
 
     model: weakref.ref[TextModel]
     session: Session
     ids: np.ndarray
     prompt: int
     nbytes: int
+    tenant: str
 
 
 class PromptCache:
@@ -59,16 +63,22 @@ class PromptCache:
             return sum(p.nbytes for p in self._parked)
 
     def take(
-        self, model: TextModel, ids: np.ndarray, *, seed: int | None = None, max_tokens: int | None = None
+        self,
+        model: TextModel,
+        ids: np.ndarray,
+        *,
+        seed: int | None = None,
+        max_tokens: int | None = None,
+        tenant: str = "",
     ) -> Session:
         """A session that holds as many of the first of `ids` [T] as any here did, but not the last; else a new one.
 
-        It holds `session.position` of them; prefill the rest.
+        It holds `session.position` of them; prefill the rest. tenant: whose sessions are looked at.
         """
         session = model.session(seed=seed, max_tokens=max_tokens)
         with self._lock:
             best, count = None, 0
-            for parked in (p for p in self._parked if p.model() is model):
+            for parked in (p for p in self._parked if p.model() is model and p.tenant == tenant):
                 common = _common(parked.ids, ids[:-1])
                 if common > count and model.config.rewindable(parked.session.reach, common):
                     best, count = parked, common
@@ -84,11 +94,11 @@ class PromptCache:
         session.trim(count)
         return session
 
-    def park(self, model: TextModel, session: Session) -> None:
+    def park(self, model: TextModel, session: Session, *, tenant: str = "") -> None:
         """Keep a session of `model` that its user is done with, or drop it. It must not be used after that."""
         ids = np.asarray([*session.prompt_ids, *session.tokens][: session.position], np.int32)
         session.last = session.tally = None  # they hold arrays on the device
-        new = _Parked(weakref.ref(model), session, ids, min(len(session.prompt_ids), len(ids)), session.nbytes)
+        new = _Parked(weakref.ref(model), session, ids, min(len(session.prompt_ids), len(ids)), session.nbytes, tenant)
         if not len(ids) or len(ids) != session.position or session.state.get("length") != len(ids):
             return  # never read, or not as its family left it
         with self._lock:
@@ -98,7 +108,7 @@ class PromptCache:
             while sum(p.nbytes for p in self._parked) > self.limit_bytes:
                 self._parked.pop(0)
 
-    def park_prompt(self, model: TextModel, session: Session) -> None:
+    def park_prompt(self, model: TextModel, session: Session, *, tenant: str = "") -> None:
         """Keep a copy of a session that has read its prompt, where the answer could make it forget the prompt's end.
 
         Sliding windows and convolutions keep only the last positions, so that a session cannot always be rewound.
@@ -106,7 +116,7 @@ class PromptCache:
         room = session.max_tokens if session.max_tokens is not None else model.config.max_positions
         ends = min(session.position + room, model.config.max_positions)
         if session.nbytes <= self.limit_bytes and not model.config.rewindable(ends, max(1, session.position - SLACK)):
-            self.park(model, session.fork())
+            self.park(model, session.fork(), tenant=tenant)
 
     def clear(self) -> None:
         """Drop every session."""
@@ -122,7 +132,9 @@ class PromptCache:
 
 def _replaces(model: TextModel, new: _Parked, old: _Parked) -> bool:
     """True if all that the old one could serve the new one can: it begins with it, and can go back to its end."""
-    if old.model() is not model or len(old.ids) > len(new.ids) or _common(old.ids, new.ids) < len(old.ids):
+    if old.model() is not model or old.tenant != new.tenant:
+        return False
+    if len(old.ids) > len(new.ids) or _common(old.ids, new.ids) < len(old.ids):
         return False
     both_prompts = len(new.ids) == new.prompt and len(old.ids) == old.prompt
     return both_prompts or model.config.rewindable(new.session.reach, len(old.ids))

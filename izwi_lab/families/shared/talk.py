@@ -107,8 +107,12 @@ def course(
     cache: PromptCache | None = None,
     cancel: CancelToken | None = None,
     telling: Telling | None = None,
+    tenant: str = "",
 ) -> Course:
-    """The course of an answer, whose pieces are those of `deltas`. What cannot be honoured raises at this call."""
+    """The course of an answer, whose pieces are those of `deltas`. What cannot be honoured raises at this call.
+
+    tenant: whose sessions the cache may lend.
+    """
     check_cancel(cancel)
     if session is not None:
         check_step(session)
@@ -122,7 +126,7 @@ def course(
     if cache is None:
         session = model.session(seed=options.seed, max_tokens=options.max_tokens)
         return _said(model, read, said, options, session, cancel, telling)
-    return _cached(model, read, said, options, cancel, telling, cache)
+    return _cached(model, read, said, options, cancel, telling, cache, tenant)
 
 
 def _borrowed(
@@ -151,20 +155,21 @@ def _cached(
     cancel: CancelToken | None,
     telling: Telling,
     cache: PromptCache,
+    tenant: str,
 ) -> Course:
     """With a session that the cache lends."""
     # A session that went on reads its prompt in other pieces, which rounds otherwise: a seed would draw otherwise.
-    give = model.session if options.repeatable else partial(cache.take, model, prompt.ids)
+    give = model.session if options.repeatable else partial(cache.take, model, prompt.ids, tenant=tenant)
     session: Session | None = give(seed=options.seed, max_tokens=options.max_tokens)
     assert session is not None
     try:
-        yield from _said(model, prompt, said, options, session, cancel, telling, cache)
+        yield from _said(model, prompt, said, options, session, cancel, telling, cache, tenant)
     except Exception:
         session = None  # it may be half written
         raise
     finally:
         if session is not None:
-            cache.park(model, session)
+            cache.park(model, session, tenant=tenant)
 
 
 def _tokenized(model: TextModel, messages: Messages, options: ChatOptions, session: Session | None) -> Prompt:
@@ -190,6 +195,7 @@ def _said(
     cancel: CancelToken | None,
     telling: Telling,
     cache: PromptCache | None = None,
+    tenant: str = "",
 ) -> Course:
     held, index = session.position if cache is not None else 0, 0
     before = 0 if cache is not None else len(session.prompt_ids) + len(session.tokens)
@@ -202,7 +208,7 @@ def _said(
         yield from source.read(asked, cancel)
         telling.read_s = source.step.seconds
         if cache is not None:
-            cache.park_prompt(model, session)
+            cache.park_prompt(model, session, tenant=tenant)
         while (drawn := (yield from source.drawn(cancel))) is not None:
             token, drawn_from = drawn
             shown = said.push(token)

@@ -60,7 +60,8 @@ def step_many(model: TextModel, readings: Sequence[Reading], net: Any) -> list[S
             logits, hidden = net.together([piece for r in readings for piece in _pieces(r, backend)])
             backend.evaluate(logits, hidden)
     except BaseException:
-        for reading in readings:
+        for reading in readings:  # rings may be written up to where the pass would have ended
+            reading.session.reach = max(reading.session.reach, reading.stop)
             text_session.rewind(reading.session, reading.start)
         raise
     seconds, steps, row = time.perf_counter() - started_s, list[Step | None](), 0

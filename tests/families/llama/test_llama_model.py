@@ -82,8 +82,10 @@ def test_a_seed_draws_the_same_through_the_engine_each_time(gguf_folder):
 
     asked = dict(sampling=Sampling(temperature=1.3), seed=5, max_tokens=12)
     with izwi.InferenceEngine(backend="torch") as engine:
-        said = [engine.chat("hi there", model=gguf_folder, **asked) for _ in range(2)]
-        assert engine.chat("hi there", model=gguf_folder, max_tokens=2).usage.cached_tokens
+        said = [engine.chat("hi there", model=gguf_folder, **asked)]
+        plain = [engine.chat("hi there", model=gguf_folder, max_tokens=2).usage.cached_tokens for _ in range(2)]
+        assert plain[0] == 0 < plain[1], "a seed takes nothing of others, and leaves nothing"
+        said.append(engine.chat("hi there", model=gguf_folder, **asked))
     said.append(izwi.load(gguf_folder, backend="torch").generate("hi there", **asked))
     assert said[0].tokens == said[1].tokens == said[2].tokens
     assert [r.usage.cached_tokens for r in said] == [0, 0, 0]

@@ -164,7 +164,7 @@ def test_stopped_and_failed_answers_leave_it_sane(model, monkeypatch):
     reply = model.generate(TURNS[0], cache=cache, cancel=early)
     assert (reply.finish_reason, reply.usage.completion_tokens) == ("cancelled", 0)
 
-    def fails(*_):
+    def fails(*_, **__):
         raise MemoryError
 
     with monkeypatch.context() as patch:
