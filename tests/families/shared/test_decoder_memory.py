@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-MOST = 1.25  # of the weights
+MOST = 1.35  # of the weights: twice would be 2; huge pages, where the system makes some, round up by several MB
 LOADS = """
 from izwi_lab.backends.loading import random_weight
 from izwi_lab.backends.torch_backend import TorchBackend
