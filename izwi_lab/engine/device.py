@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
 import weakref
@@ -38,7 +39,7 @@ class DeviceLoop:
         self._lanes: dict[str, Lane] = {}
         self._fair = FairShare()
         self._thread: threading.Thread | None = None
-        self._closing = False
+        self._closing, self._process = False, os.getpid()
 
     def __repr__(self) -> str:
         return f"DeviceLoop({self.name}: {sum(map(len, self._lanes.values()))} jobs of {len(self._lanes)} models)"
@@ -95,12 +96,14 @@ class DeviceLoop:
                 lane.close(lambda: Cancelled("The model was unloaded."))
                 lane.settle()
 
-        if self._thread is not None and not self._closing:
+        if self._thread is not None and not self._closing and os.getpid() == self._process:
             with suppress(Cancelled):  # closed meanwhile: it dropped all
                 self.call(drop, CancelToken())
 
     def close(self) -> None:
         """Finish what was called for, end all jobs, end the thread."""
+        if os.getpid() != self._process:
+            return
         with self._changed:
             self._closing = True
             thread = self._thread
@@ -113,6 +116,11 @@ class DeviceLoop:
     # on the thread
 
     def _ask(self, work: Callable[[], Any], future: Future[Any]) -> None:
+        if os.getpid() != self._process:
+            raise IzwiError(
+                "This engine belongs to the process that this one was forked from; its thread is not here.",
+                hint='Start processes with multiprocessing.get_context("spawn").',
+            )
         with self._changed:
             if self._closing:
                 raise Cancelled("The device's thread has ended.", hint="Make a new InferenceEngine.")

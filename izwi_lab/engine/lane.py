@@ -19,7 +19,7 @@ from izwi_lab.engine.block_view import BlockMap, PrefixTree
 from izwi_lab.engine.blocks import BlockManager
 from izwi_lab.engine.job import Job
 from izwi_lab.engine.metrics import EngineMetrics
-from izwi_lab.engine.pace import Pace
+from izwi_lab.engine.pace import LEAST, Pace
 from izwi_lab.engine.plan import Plan, Policy, Result
 from izwi_lab.engine.request import FinishReason, Request, Sequence, Sharing
 from izwi_lab.engine.scheduler import Scheduler
@@ -57,11 +57,13 @@ class LaneOptions:
     policy: Policy = Policy.PRIORITY
 
     def __post_init__(self) -> None:
-        least = {"sequences": 1, "block": 1, "step_tokens": 1, "positions": 1, "kv_bytes": 0}
+        least = {"sequences": 1, "block": 1, "step_tokens": LEAST, "positions": 1, "kv_bytes": 0}
         for name, most in least.items():
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < most):
+            if (value is not None or name != "positions") and (type(value) is not int or value < most):
                 raise InvalidInputError(f"LaneOptions: {name} must be a whole number from {most}, got {value!r:.80}.")
+        if self.policy not in list(Policy):
+            raise InvalidInputError(f"LaneOptions: policy must be one of {[p.value for p in Policy]}.")
         if isinstance(self.step_s, bool) or not isinstance(self.step_s, (int, float)) or not 0 < self.step_s < math.inf:
             raise InvalidInputError(
                 f"LaneOptions: step_s must be a number of seconds above 0, got {self.step_s!r:.80}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from izwi_lab.engine.plan import Limits
 
-_LEAST = 16  # tokens of prompts in a step, however slow the machine
+LEAST = 16  # tokens of prompts in a step, however slow the machine
 _MEMORY = 0.95  # what a step's measure keeps of its weight with each later one
 _SPREAD = 4.0  # tokens (standard deviation) that the steps must differ by to tell fixed costs from those of a token
 
@@ -37,7 +37,7 @@ class Pace:
         if token_s is None:
             return min(self._first, self.most)
         room_s = max(self.seconds - fixed_s, self.seconds / 2)
-        return max(_LEAST, min(self.most, round(room_s / token_s)))
+        return max(LEAST, min(self.most, round(room_s / token_s)))
 
     def learn(self, *, prefill: int, seconds: float) -> None:
         """A step with so many tokens of prompts took so long."""
@@ -48,7 +48,7 @@ class Pace:
         """What bounds the next step."""
         tokens = self.tokens
         return Limits(
-            max_tokens=sequences + tokens, max_sequences=sequences, min_prefill=_LEAST, max_prefill_piece=tokens
+            max_tokens=sequences + tokens, max_sequences=sequences, min_prefill=LEAST, max_prefill_piece=tokens
         )
 
     def _costs(self) -> tuple[float, float | None]:

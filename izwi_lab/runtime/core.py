@@ -211,7 +211,12 @@ class EngineCore:
             model = bound.lease.model
             _, outbox = self._start(bound, task, whole=False)
             stream: Stream[Any] = Stream(
-                outbox, token=bound.token, model=model.variant.id, backend=model.plan.backend, measure=task.measure
+                outbox,
+                token=bound.token,
+                model=model.variant.id,
+                backend=model.plan.backend,
+                measure=task.measure,
+                engine=self,
             )
         with self._guard:
             self._streams.add(stream)

@@ -37,10 +37,13 @@ class Stream(Generic[T]):
         model: str,
         backend: str,
         measure: Callable[[T], tuple[float, int]],
+        engine: object = None,
     ) -> None:
         self.model, self.backend = model, backend
+        self._engine = engine  # who holds only the stream still wants the whole answer
         self._outbox, self._token, self._measure = outbox, token, measure
         self._closed = False
+        self._whole = False  # the work had ended when it was closed: what was made is still there to be read
         self._closed_by: int | None = None  # the thread that called close() before the end was reached
         self._audio_s = 0.0
         self._tokens = 0
@@ -49,8 +52,8 @@ class Stream(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._closed:
-            if self._closed_by not in (None, threading.get_ident()):
+        if self._closed and not (self._whole and len(self._outbox)):
+            if self._closed_by not in (None, threading.get_ident()) and not self._whole:
                 raise Cancelled("The stream was closed before its end, by another thread.")
             raise StopIteration
         try:
@@ -59,7 +62,7 @@ class Stream(Generic[T]):
             self._stop()
             raise
         if piece is END:
-            if self._closed_by is not None:
+            if self._closed_by is not None and not self._whole:
                 raise Cancelled("The stream was closed before its end, by another thread.")
             self._closed = True
             raise StopIteration
@@ -84,9 +87,9 @@ class Stream(Generic[T]):
         return self._closed
 
     def close(self) -> None:
-        """Stop the work after its current step and release the model."""
+        """Stop the work after its current step and release the model. What it made is lost, unless that was all."""
         if not self._closed:
-            self._closed_by = threading.get_ident()
+            self._closed_by, self._whole = threading.get_ident(), self._outbox.ended
             self._stop()
 
     def _stop(self) -> None:

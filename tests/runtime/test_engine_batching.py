@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -149,7 +150,7 @@ def test_guesses_go_beside_the_batch(make_engine, folders):
 
 
 def test_options_that_fit_nothing_are_an_error_and_no_wait(make_engine, folders):
-    for name in ("sequences", "block", "step_s", "positions", "step_tokens"):
+    for name in ("sequences", "block", "step_s", "positions", "step_tokens", "policy"):
         with pytest.raises(InvalidInputError, match=name):
             izwi.LaneOptions(**{name: 0})
     engine = make_engine(batching=izwi.LaneOptions(positions=20, kv_bytes=0))
@@ -170,6 +171,36 @@ def test_a_fault_of_a_lane_ends_what_runs_and_no_more(make_engine, folders, monk
             engine.chat("x", model=folders["llama"], max_tokens=3)
         monkeypatch.setattr(model, "step_many", step_many)
         assert len(engine.chat("x", model=folders["llama"], max_tokens=3).tokens) == 3
+
+
+def test_a_whole_answer_is_not_lost_by_closing(folders):
+    with izwi.InferenceEngine(config=Settings()) as engine:
+        stream = engine.stream_chat("on and on", model=folders["llama"], max_tokens=7)
+        wait_for(lambda: stream._outbox.ended)
+    assert len([d for d in stream if d.token is not None]) == 7
+    only = izwi.InferenceEngine(config=Settings()).stream_chat("on and on", model=folders["llama"], max_tokens=7)
+    gc.collect()
+    assert len([d for d in only if d.token is not None]) == 7, "a stream keeps its engine"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_is_told_to_spawn(make_engine, folders):
+    engine = make_engine()
+    engine.chat("x", model=folders["llama"], max_tokens=2)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            engine.chat("x", model=folders["llama"], max_tokens=2)
+        except izwi.IzwiError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    said = os.read(reader, 1000)
+    os.close(reader)
+    assert os.waitpid(child, 0)[0] == child
+    assert b"spawn" in said
 
 
 def test_an_engine_that_nobody_closed_ends_its_thread(folders):
