@@ -96,7 +96,7 @@ class DeviceLoop:
                 lane.close(lambda: Cancelled("The model was unloaded."))
                 lane.settle()
 
-        if self._thread is not None and not self._closing and os.getpid() == self._process:
+        if self._thread is not None and not self._closing:
             with suppress(Cancelled):  # closed meanwhile: it dropped all
                 self.call(drop, CancelToken())
 
@@ -116,11 +116,6 @@ class DeviceLoop:
     # on the thread
 
     def _ask(self, work: Callable[[], Any], future: Future[Any]) -> None:
-        if os.getpid() != self._process:
-            raise IzwiError(
-                "This engine belongs to the process that this one was forked from; its thread is not here.",
-                hint='Start processes with multiprocessing.get_context("spawn").',
-            )
         with self._changed:
             if self._closing:
                 raise Cancelled("The device's thread has ended.", hint="Make a new InferenceEngine.")

@@ -6,6 +6,7 @@ It never looks a model up again after that, so what loads or leaves beside it ca
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -125,7 +126,8 @@ class EngineCore:
             caches=self._batching.nbytes,
             closing=self._batching.drop,
         )
-        weakref.finalize(self, _abandoned, self._registry, self._batching)
+        self._process = os.getpid()
+        weakref.finalize(self, _abandoned, self._registry, self._batching, self._process)
         self._guard = threading.Lock()
         self._closed = False
         self._tokens: weakref.WeakSet[RequestToken] = weakref.WeakSet()
@@ -158,6 +160,7 @@ class EngineCore:
 
         Requests under way keep it until they end; wait=True waits for them up to timeout_s.
         """
+        self._check_process()
         return self._registry.unload(self._router.source(model), wait=wait, timeout_s=timeout_s)
 
     def loaded(self) -> tuple[LoadedModel, ...]:
@@ -257,6 +260,7 @@ class EngineCore:
 
         >>> engine.explain("SmolLM2-135M-Instruct")          # doctest: +SKIP
         """
+        self._check_process()
         for key in self._registry.keys(self._router.source(model)):
             found = self._batching.explain(key)
             if found is not None:
@@ -288,12 +292,21 @@ class EngineCore:
                 lease.release()
 
     def _token(self, cancel: CancelToken | None, timeout_s: float | None) -> RequestToken:
+        self._check_process()
         token = RequestToken(cancel, timeout_s=timeout_s)
         with self._guard:
             self._tokens.add(token)
             if self._closed:
                 raise IzwiError("The engine is closed.", hint="Make a new InferenceEngine.")
         return token
+
+    def _check_process(self) -> None:
+        """Comes before any lock: a thread that is not in a forked child may have held it at the fork."""
+        if os.getpid() != self._process:
+            raise IzwiError(
+                "This engine belongs to the process that this one was forked from; its threads are not here.",
+                hint='Start processes with multiprocessing.get_context("spawn").',
+            )
 
     def _route(
         self, model: ModelName | None, task: Task | None, backend: str | None, device: str | None, dtype: str | None
@@ -337,7 +350,13 @@ class EngineCore:
         return self._closed
 
     def close(self) -> None:
-        """Stop every request and stream, drop every model, end the threads. More than once does nothing."""
+        """Stop every request and stream, drop every model, end the threads. More than once does nothing.
+
+        In a forked child it only says that it is closed: models and threads are the parent's.
+        """
+        if os.getpid() != self._process:
+            self._closed = True
+            return
         with self._guard:
             self._closed = True
             tokens, streams = list(self._tokens), list(self._streams)
@@ -355,10 +374,11 @@ class EngineCore:
         self.close()
 
 
-def _abandoned(registry: ModelRegistry, batching: Batching) -> None:
-    """What is left of an engine that nobody closed: no thread, and no model."""
-    registry.close(timeout_s=0.0)
-    batching.close()
+def _abandoned(registry: ModelRegistry, batching: Batching, process: int) -> None:
+    """What is left of an engine that nobody closed: no thread, and no model. A forked child leaves them alone."""
+    if os.getpid() == process:
+        registry.close(timeout_s=0.0)
+        batching.close()
 
 
 def _task_of(request: GenerationRequest) -> _TaskModule:
