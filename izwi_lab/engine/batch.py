@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Found = Step | Exception | None
+Steps = Mapping[str, tuple["Session", "Sampling | None"]]  # by the id of a sequence: whose step, and how it chooses
 _AGAIN = 256  # positions at once of a state that is read again
 
 
@@ -64,9 +65,7 @@ class Batch:
             self._pool.forget(session)
         self._slots.discard(session)
 
-    def run(
-        self, plan: Plan, sessions: Mapping[str, Session], samplings: Mapping[str, Sampling | None]
-    ) -> dict[str, Found] | None:
+    def run(self, plan: Plan, steps: Steps) -> dict[str, Found] | None:
         """What came of each piece, by sequence: a Step where logits are wanted, or the error of this piece alone.
 
         None where there was no memory for it, and the plan must be taken back.
@@ -74,51 +73,41 @@ class Batch:
         try:
             if self._pool is not None:
                 self._pool.copy(plan.copies)
-            readings = [self._reading(piece, sessions, samplings) for piece in plan.pieces]
+            readings = [self._reading(piece, steps) for piece in plan.pieces]
             found = self._model.step_many(readings)
         except Exception as error:
-            return self._failed(error, plan, sessions, samplings)
+            return self._failed(error, plan, steps)
         return {piece.sequence.id: each for piece, each in zip(plan.pieces, found, strict=True)}
 
-    def _reading(
-        self, piece: Piece, sessions: Mapping[str, Session], samplings: Mapping[str, Sampling | None]
-    ) -> Reading:
+    def _reading(self, piece: Piece, steps: Steps) -> Reading:
         sequence = piece.sequence
-        session = sessions[sequence.id]
+        session, sampling = steps[sequence.id]
         if self._pool is not None:
             self._pool.give(session, sequence.table.ids)
         if session.position != piece.start:  # others had read what comes before, or it must be read again
             self._model.stand(session, piece.start)
-        return Reading(session, piece.start, piece.stop, piece.wants_logits, samplings.get(sequence.id))
+        return Reading(session, piece.start, piece.stop, piece.wants_logits, sampling)
 
-    def _failed(
-        self,
-        error: Exception,
-        plan: Plan,
-        sessions: Mapping[str, Session],
-        samplings: Mapping[str, Sampling | None],
-    ) -> dict[str, Found] | None:
+    def _failed(self, error: Exception, plan: Plan, steps: Steps) -> dict[str, Found] | None:
         if is_out_of_memory(error):
             _log.warning("a step of %d tokens ran out of memory; it is tried again in parts", plan.tokens)
             return None
         found: dict[str, Found] = {}
         for piece in plan.pieces:
             try:
-                found[piece.sequence.id] = self._again(piece, sessions, samplings)
+                found[piece.sequence.id] = self._again(piece, steps)
             except Exception as its_own:
                 if is_out_of_memory(its_own):
                     return None
                 found[piece.sequence.id] = its_own
         return found
 
-    def _again(
-        self, piece: Piece, sessions: Mapping[str, Session], samplings: Mapping[str, Sampling | None]
-    ) -> Step | None:
+    def _again(self, piece: Piece, steps: Steps) -> Step | None:
         """A piece of a pass that failed, alone: whose fault it was, this will tell.
 
         A state that cannot be written again where it stands is read again from its first position on.
         """
-        reading = self._reading(piece, sessions, samplings)
+        reading = self._reading(piece, steps)
         first = reading.start if self._rewritable else 0
         step: Step | Exception | None = None
         for run in cuts(reading.stop - first, reading.stop if self._rewritable else _AGAIN):

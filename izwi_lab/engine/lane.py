@@ -20,7 +20,7 @@ from izwi_lab.engine.blocks import BlockManager
 from izwi_lab.engine.job import Job
 from izwi_lab.engine.metrics import EngineMetrics
 from izwi_lab.engine.pace import LEAST, Pace
-from izwi_lab.engine.plan import Plan, Policy, Result
+from izwi_lab.engine.plan import Piece, Plan, Policy, Result
 from izwi_lab.engine.request import FinishReason, Request, Sequence, Sharing
 from izwi_lab.engine.scheduler import Scheduler
 from izwi_lab.engine.slots import SlotManager
@@ -33,10 +33,12 @@ from izwi_lab.results import AudioChunk
 
 if TYPE_CHECKING:
     from izwi_lab.families.protocols import Model
+    from izwi_lab.families.shared.sampling import Sampling
     from izwi_lab.families.shared.steps import Session
 
 _IDLE_S = 0.01  # until a pass that had nothing to do is tried again
 _SLOT_BYTES = 1  # what one slot's state takes is known only when it has grown
+_LEAST = {"sequences": 1, "block": 1, "step_tokens": LEAST, "positions": 1, "kv_bytes": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +59,10 @@ class LaneOptions:
     policy: Policy = Policy.PRIORITY
 
     def __post_init__(self) -> None:
-        least = {"sequences": 1, "block": 1, "step_tokens": LEAST, "positions": 1, "kv_bytes": 0}
-        for name, most in least.items():
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if (value is not None or name != "positions") and (type(value) is not int or value < most):
-                raise InvalidInputError(f"LaneOptions: {name} must be a whole number from {most}, got {value!r:.80}.")
+            if (value is not None or name != "positions") and (type(value) is not int or value < least):
+                raise InvalidInputError(f"LaneOptions: {name} must be a whole number from {least}, got {value!r:.80}.")
         if self.policy not in list(Policy):
             raise InvalidInputError(f"LaneOptions: policy must be one of {[p.value for p in Policy]}.")
         if isinstance(self.step_s, bool) or not isinstance(self.step_s, (int, float)) or not 0 < self.step_s < math.inf:
@@ -151,7 +152,6 @@ class Lane:
 
     def settle(self) -> None:
         """Tell the readers of what ended. Models may leave with it, this one too."""
-        self.nbytes = self._batch.nbytes if self._batch is not None else 0
         finished, self._finished = self._finished, []
         for job, error in finished:
             self._count(job, error)
@@ -183,7 +183,7 @@ class Lane:
         for piece in plan.pieces:
             self._admit(piece.sequence)
         began = time.perf_counter()
-        found = self._batch.run(plan, {i: session for i, (_, session) in self._reading.items()}, self._samplings())
+        found = self._batch.run(plan, {piece.sequence.id: self._step_of(piece) for piece in plan.pieces})
         if found is None:
             now = time.perf_counter()
             ended = self.scheduler.out_of_memory(plan, now=now)
@@ -211,21 +211,21 @@ class Lane:
         job = self._forget(sequence)
         if job is not None:
             error = sequence.error or Cancelled("The work ran past its deadline.", hint="Give it a longer timeout_s.")
-            self._drive(job, lambda: job.course.throw(error))
+            self._answer(job, error)
 
     def _told(self, sequence_id: str, step: Any) -> Result | None:
         """Give a job its step, and see what it says: the next token, or the end."""
         job, session = self._reading[sequence_id]
         ask, sequence = job.ask, job.sequence
         if isinstance(step, Exception):
-            self._drive(job, lambda: job.course.throw(step))
+            self._answer(job, step)
             return Result(error=step)
         if step is None:
             return None
         assert sequence is not None
         if isinstance(ask, Prefill):
             ask.cached = sequence.cached
-        error = self._drive(job, lambda: job.course.send(step))
+        error = self._answer(job, step)
         if job.token.cancelled:
             return Result(finish=FinishReason.CANCELLED)
         if error is not None:
@@ -236,9 +236,10 @@ class Lane:
         job.reason = FinishReason.LENGTH if session.finish_reason == "length" else FinishReason.STOP
         return Result(token=token, finish=job.reason)
 
-    def _samplings(self) -> dict[str, Any]:
-        """What a model is told of the choices inside a step, by sequence."""
-        return {i: job.ask.sampling for i, (job, _) in self._reading.items() if isinstance(job.ask, Decode)}
+    def _step_of(self, piece: Piece) -> tuple[Session, Sampling | None]:
+        """Whose step a piece is, and what a model is told of the choices inside it."""
+        job, session = self._reading[piece.sequence.id]
+        return session, job.ask.sampling if isinstance(job.ask, Decode) else None
 
     def _admit(self, sequence: Sequence) -> None:
         """It has its place in the batch now."""
@@ -247,6 +248,7 @@ class Lane:
 
     def _note(self, plan: Plan, ended: tuple[Sequence, ...], began: float, now: float, *, computed: bool) -> None:
         seconds = now - began
+        self.nbytes = self._batch.nbytes if self._batch is not None else 0
         if computed:
             self._pace.learn(prefill=sum(p.count for p in plan.pieces if not p.decode), seconds=seconds)
         for piece in plan.pieces:
@@ -258,11 +260,14 @@ class Lane:
 
     # jobs
 
-    def _drive(self, job: Job, go: Callable[[], Any]) -> Exception | None:
-        """Take a job to what it asks for next, or to its end; the error that it ended with."""
+    def _answer(self, job: Job, met: Any) -> Exception | None:
+        """Give a job what it asked for, or the Exception that came instead; the error that it ended with.
+
+        It goes on to what it asks for next, or to its end.
+        """
         job.ask = None
         try:
-            item = go()
+            item = job.course.throw(met) if isinstance(met, Exception) else job.course.send(met)
             while not isinstance(item, Ask):
                 self._put(job, item)
                 item = next(job.course)
@@ -292,11 +297,9 @@ class Lane:
             try:
                 self._open(job, ask)
             except Exception as error:
-                problem = error
-                self._drive(job, lambda: job.course.throw(problem))
+                self._answer(job, error)
         elif job.sequence is None or not isinstance(ask, Decode) or ask.session is not self._session(job):
-            problem = IzwiError(f"A course asked for {ask!r:.80}, which nobody prefilled.")
-            self._drive(job, lambda: job.course.throw(problem))
+            self._answer(job, IzwiError(f"A course asked for {ask!r:.80}, which nobody prefilled."))
 
     def _open(self, job: Job, ask: Prefill) -> None:
         assert self._batch is not None
@@ -332,19 +335,13 @@ class Lane:
         ended = tuple(name for name in names if name not in self._jobs)
         self._timeline.add(StepRecord.aside(self.name, kind, names, ended, blocks, start_s=began, seconds=seconds))
 
-    def _answer(self, job: Job, met: Any) -> None:
-        if isinstance(met, Exception):
-            self._drive(job, lambda: job.course.throw(met))
-        else:
-            self._drive(job, lambda: job.course.send(met))
-
     def _interrupt(self, job: Job, error: Exception) -> None:
         if job.sequence is not None:
             self._owes = self.scheduler.cancel(job.sequence.id) or self._owes
             self._forget(job.sequence)
         self._aside.discard(job)
-        self._drive(job, lambda: job.course.throw(error))
-        if job.id in self._jobs and job.token.cancelled:  # it caught the error and asks for more
+        self._answer(job, error)
+        if job.id in self._jobs:  # it caught the error and asks for more
             job.course.close()
             self._finish(job, error)
 
@@ -362,7 +359,6 @@ class Lane:
 
     def _finish(self, job: Job, error: Exception | None) -> None:
         if self._jobs.pop(job.id, None) is not None:
-            self._leave_queue(job, started=False)
             self._finished.append((job, error))
 
     def _count(self, job: Job, error: Exception | None) -> None:
@@ -375,9 +371,9 @@ class Lane:
         if job.audio_s and error is None:
             self.metrics.audio(self.name, job.audio_s, job.work_s)
 
-    def _leave_queue(self, job: Job, *, started: bool = True) -> None:
+    def _leave_queue(self, job: Job) -> None:
         if job.ticket is not None:
-            self._admission.leave(job.ticket, now=time.perf_counter(), started=started)
+            self._admission.leave(job.ticket, now=time.perf_counter())
             job.ticket = None
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from izwi_lab.families.shared.steps import Session
 
 _FIRST = 64  # blocks to begin with
-_AXIS = 2  # of positions, in [1, heads, positions, width] and [1, heads, positions]
 
 
 class Pool:
@@ -22,15 +21,10 @@ class Pool:
 
     def __init__(self, model: BatchModel, limit: int, block: int) -> None:
         self._model, self.limit, self.block = model, limit, block
-        self.blocks = 0
+        self.blocks, self.nbytes = 0, 0  # that there are arrays for, and of the arrays
         self.stuck = False  # the device has no memory for more
         self._arrays: dict[str, list[Any]] = {}
         self._tables: dict[Session, list[int]] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return sum(int(a.nbytes) for arrays in self._arrays.values() for a in arrays if a is not None)
 
     def give(self, session: Session, ids: list[int]) -> None:
         """Let a session's positions lie in these blocks."""
@@ -59,27 +53,24 @@ class Pool:
                 for array in (a for arrays in self._arrays.values() for a in arrays if a is not None):
                     array[:, :, target] = array[:, :, source]
 
-    def _again(self, blocks: int) -> dict[str, list[Any]]:
-        """Only as many as are needed."""
-        try:
-            return self._model.pool(blocks, self.block)
-        except Exception:
-            self.stuck = True
-            raise
+    def _fresh(self, sizes: tuple[int, ...]) -> tuple[int, dict[str, list[Any]]]:
+        """Arrays of the first of these sizes that there is memory for."""
+        for size in sizes:
+            try:
+                return size, self._model.pool(size, self.block)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.stuck = size == sizes[-1]
+                if self.stuck:
+                    raise
+        raise AssertionError("no size was asked for")
 
     def _grow(self, needed: int) -> None:
         """Sessions hold the lists, whose arrays are replaced by longer ones."""
         if needed <= self.blocks:
             return
-        size = min(self.limit, max(needed, self.blocks + self.blocks // 2, _FIRST))
-        try:
-            fresh = self._model.pool(size, self.block)
-        except Exception as error:
-            if not is_out_of_memory(error) or size == needed:
-                self.stuck = True
-                raise
-            size = needed
-            fresh = self._again(size)
+        size, fresh = self._fresh((min(self.limit, max(needed, self.blocks + self.blocks // 2, _FIRST)), needed))
         held = self.blocks * self.block
         with self._model.backend.inference():
             for name, arrays in fresh.items():
@@ -90,3 +81,4 @@ class Pool:
                     lists[layer] = array
             self._model.backend.evaluate(self._arrays)  # else the shorter ones live on until somebody looks
         self.blocks = size
+        self.nbytes = sum(int(a.nbytes) for arrays in self._arrays.values() for a in arrays if a is not None)

@@ -20,6 +20,10 @@ SHARED = "All who ask begin with these same words, so that a later prompt finds 
 KNOWN = tuple(f"{SHARED if i % 2 else ''}Question {i}." for i in range(4))  # their answers are known beforehand
 KNOWN_TOKENS = 24
 RUNAWAY = 4000  # characters, too many for the models' contexts
+# A tokenizer keeps the pieces of the last 10,000 words it met, some kilobytes each if they are long. From so few words
+# it has all of them soon, and what grows after that is a leak.
+_LETTERS = np.random.default_rng(0)
+WORDS = tuple("".join(chr(97 + c) for c in _LETTERS.integers(0, 26, _LETTERS.integers(1, 12))) for _ in range(300))
 
 
 @dataclass(slots=True)
@@ -114,7 +118,7 @@ class Soak:
             self.engine.run(request)
 
     def _any(self, rng, **more):
-        said = "".join(chr(97 + c) for c in rng.integers(0, 26, rng.integers(1, 120)))
+        said = " ".join(WORDS[n] for n in rng.integers(0, len(WORDS), rng.integers(1, 18)))
         text = (SHARED if rng.random() < 0.5 else "") + said
         options = [
             {},
