@@ -63,12 +63,14 @@ class Backend(Protocol):
     """One framework on one device. Native arrays stay inside a family; numpy crosses its boundary.
 
     thread_bound: unfinished arrays belong to the thread that made them, so a session must stay on one thread.
+    late_pools: the memory of a pool of blocks is taken as it is written to, so one may be as large as it will ever be.
     """
 
     name: str
     device: str
     dtype: str
     thread_bound: bool
+    late_pools: bool
 
     def array(self, values: np.ndarray, *, dtype: str | None = None) -> Native:
         """Host to device. Floats become `dtype` (default: the backend's compute dtype); integers keep theirs."""

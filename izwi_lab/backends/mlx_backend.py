@@ -25,6 +25,7 @@ class MLXBackend:
 
     name = "mlx"
     thread_bound = True  # unfinished arrays belong to the thread that made them
+    late_pools = False
 
     def __init__(self, device: str = "gpu", dtype: str = "float32") -> None:
         self.device = device

@@ -92,7 +92,9 @@ class Lane:
         self.metrics, self._timeline, self._admission = metrics, timeline, admission
         self._pace = Pace(options.step_s, most=options.step_tokens)
         blocks = _state_manager(model, options, cache_bytes)
-        self.scheduler = Scheduler(options.policy, self._pace.limits(sequences=options.sequences), blocks)
+        self.scheduler = Scheduler(
+            options.policy, self._pace.limits(sequences=options.sequences, answering=False), blocks
+        )
         self._batch = Batch(model, blocks) if isinstance(model, BatchModel) else None
         self._jobs: dict[str, Job] = {}  # all of them
         self._reading: dict[str, tuple[Job, Session]] = {}  # by the id of their sequence
@@ -173,7 +175,8 @@ class Lane:
 
     def _pass(self) -> None:
         self._owes = False
-        self.scheduler.limits = self._pace.limits(sequences=self.options.sequences)
+        answering = any(sequence.decoding for sequence in self.scheduler.running)
+        self.scheduler.limits = self._pace.limits(sequences=self.options.sequences, answering=answering)
         plan = self.scheduler.plan(time.perf_counter(), held=self._held())
         self._let_go(plan)
         if not plan or self._batch is None:
@@ -250,7 +253,8 @@ class Lane:
         seconds = now - began
         self.nbytes = self._batch.nbytes if self._batch is not None else 0
         if computed:
-            self._pace.learn(prefill=sum(p.count for p in plan.pieces if not p.decode), seconds=seconds)
+            prefill = sum(p.count for p in plan.pieces if not p.decode)
+            self._pace.learn(prefill=prefill, answering=any(p.decode for p in plan.pieces), seconds=seconds)
         for piece in plan.pieces:
             if piece.sequence.id in self._reading:
                 self._reading[piece.sequence.id][0].work_s += seconds

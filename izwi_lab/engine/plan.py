@@ -23,9 +23,9 @@ class Limits:
     """What bounds a step.
 
     max_tokens: computed in one step, of all sequences. max_sequences: running at the same time. min_prefill: tokens of
-    a step that decodes leave to waiting prompts, so that they cannot starve them. max_prefill_piece: of one prompt in
-    one step while others decode; with max_tokens it bounds the time between two tokens. ageing_s: waiting so long is
-    worth one level of priority.
+    a step that decodes leave to waiting prompts, so that they cannot starve them. max_prefill: of all prompts in one
+    step, which bounds the time between two tokens, and how long a newcomer waits for its turn. ageing_s: waiting so
+    long is worth one level of priority.
 
     Raises:
         InvalidInputError: numbers below 1, or max_tokens that does not hold one token of every sequence and
@@ -35,11 +35,11 @@ class Limits:
     max_tokens: int = 1024
     max_sequences: int = 64
     min_prefill: int = 64
-    max_prefill_piece: int = 256
+    max_prefill: int = 256
     ageing_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "max_sequences", "min_prefill", "max_prefill_piece"):
+        for name in ("max_tokens", "max_sequences", "min_prefill", "max_prefill"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise InvalidInputError(f"Limits: {name} must be a whole number from 1, got {value!r:.80}.")

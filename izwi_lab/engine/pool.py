@@ -1,4 +1,8 @@
-"""Pool: the arrays behind a model's blocks. They grow as blocks are given out, up to what the block manager has."""
+"""Pool: the arrays behind a model's blocks, as many as the block manager has.
+
+Where a device gives memory when it is asked for, they grow as blocks are given out; where it gives it when it is
+written to, they are as large as they will ever be from the beginning.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +25,23 @@ class Pool:
 
     def __init__(self, model: BatchModel, limit: int, block: int) -> None:
         self._model, self.limit, self.block = model, limit, block
-        self.blocks, self.nbytes = 0, 0  # that there are arrays for, and of the arrays
+        self.blocks = 0  # that there are arrays for
+        self._touched = 0  # blocks up to the highest that was ever given out
         self.stuck = False  # the device has no memory for more
         self._arrays: dict[str, list[Any]] = {}
         self._tables: dict[Session, list[int]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory taken."""
+        blocks = self._touched if self._model.backend.late_pools else self.blocks
+        return blocks * self.block * self._model.position_bytes
 
     def give(self, session: Session, ids: list[int]) -> None:
         """Let a session's positions lie in these blocks."""
         if self._tables.get(session) == ids:
             return
-        if (needed := max(ids) + 1) > self.blocks:
-            self._grow(needed)
+        self._grow(max(ids) + 1)
         state = self._model.caches(session)
         if session not in self._tables:
             state.update(self._arrays)
@@ -68,9 +78,11 @@ class Pool:
 
     def _grow(self, needed: int) -> None:
         """Sessions hold the lists, whose arrays are replaced by longer ones."""
+        self._touched = max(self._touched, needed)
         if needed <= self.blocks:
             return
-        size, fresh = self._fresh((min(self.limit, max(needed, self.blocks + self.blocks // 2, _FIRST)), needed))
+        some = min(self.limit, max(needed, self.blocks + self.blocks // 2, _FIRST))
+        size, fresh = self._fresh((self.limit, some, needed) if self._model.backend.late_pools else (some, needed))
         held = self.blocks * self.block
         with self._model.backend.inference():
             for name, arrays in fresh.items():
@@ -81,4 +93,3 @@ class Pool:
                     lists[layer] = array
             self._model.backend.evaluate(self._arrays)  # else the shorter ones live on until somebody looks
         self.blocks = size
-        self.nbytes = sum(int(a.nbytes) for arrays in self._arrays.values() for a in arrays if a is not None)

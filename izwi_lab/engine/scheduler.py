@@ -124,12 +124,10 @@ class Scheduler:
         if not preempted:  # who was preempted for room must not take it back in the same step
             preempted = self._roster.admit(now, seats)
             pieces = [piece for piece in pieces if piece.sequence.state is State.RUNNING]
-        left = tokens - len(pieces)
         # Who was admitted with all in the caches but the token said last has nothing to read, and no piece yet.
         reading = [s for s in self._roster.running if (not s.decoding or s not in ran) and s.id not in held]
-        answering = pieces or any(s.decoding for s in reading)
-        most = self.limits.max_prefill_piece if answering else left
-        pieces += self._prefills(reading, now, left, most, patient=tokens == self.limits.max_tokens)
+        left = min(tokens - len(pieces), self.limits.max_prefill)
+        pieces += self._prefills(reading, now, left, patient=tokens == self.limits.max_tokens)
         for piece in pieces:
             piece.sequence.last_step = self._steps
         for sequence in self._ended:
@@ -215,8 +213,8 @@ class Scheduler:
                 pieces.append(Piece(sequence, sequence.computed, 1, wants_logits=True, decode=True))
         return pieces, preempted
 
-    def _prefills(self, reading: list[Sequence], now: float, left: int, most: int, *, patient: bool) -> list[Piece]:
-        """Pieces of prompts, each of at most `most` and all of at most `left`. patient: see `_cut`.
+    def _prefills(self, reading: list[Sequence], now: float, left: int, *, patient: bool) -> list[Piece]:
+        """Pieces of prompts, of at most `left` in all. patient: see `_cut`.
 
         Within a level (the priority, and one more for each ageing_s of waiting) the one that needs least is first.
         """
@@ -227,7 +225,7 @@ class Scheduler:
         pieces: list[Piece] = []
         pending: set[bytes] = set()
         for sequence in sorted(reading, key=lambda s: (-self._level(s, now), s.remaining, s.rank)):
-            count = _cut(sequence.remaining, min(most, left), patient=patient and self.limits.min_prefill > 2)
+            count = _cut(sequence.remaining, left, patient=patient and self.limits.min_prefill > 2)
             if not left:
                 break
             if not count:

@@ -116,7 +116,9 @@ class EngineCore:
         folder = models_dir or chosen.models_dir
         self.limits = limits or Limits()
         self._backend, self._device, self._dtype, self._load_format = backend, device, dtype, load_format
-        self._router = ModelRouter(config, models_dir=Path(folder) if folder else None)
+        self._router = ModelRouter(
+            config, models_dir=Path(folder) if folder else None, in_memory=lambda key: self._registry.holds(key)
+        )
         cache_bytes = _CACHE_BYTES if kept is None else kept
         self._batching = Batching(batching, queue, cache_bytes=cache_bytes)
         self._registry = ModelRegistry(

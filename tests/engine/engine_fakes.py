@@ -21,7 +21,7 @@ def request(prompt=(1, 2, 3), new=4, at=0.0, **options) -> Request:
 
 
 def limits(**options) -> Limits:
-    return Limits(**{"max_tokens": 64, "max_sequences": 8, "min_prefill": 4, "max_prefill_piece": 16} | options)
+    return Limits(**{"max_tokens": 64, "max_sequences": 8, "min_prefill": 4, "max_prefill": 64} | options)
 
 
 def scheduler(blocks=64, block_size=4, policy=Policy.FCFS, cache_bytes=None, **options) -> Scheduler:

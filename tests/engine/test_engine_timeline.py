@@ -41,11 +41,11 @@ def test_a_step_tells_what_ran_in_it():
     assert [(p.sequence, p.start, p.count, p.decode) for p in second.pieces] == [
         ("a", 29, 1, True),
         ("long", 35, 5, False),
-        ("b", 8, 16, False),
+        ("b", 8, 21, False),
     ]
-    assert (second.prefill_tokens, second.decode_tokens) == (21, 1)
+    assert (second.prefill_tokens, second.decode_tokens) == (26, 1)
     assert (third.step, third.model, third.start_s, third.seconds) == (2, "m", 2.0, 0.5)
-    assert repr(second).startswith("Step(1 m, 500.0 ms: prefill long[35:40] b[8:24]; decode a; blocks ")
+    assert repr(second).startswith("Step(1 m, 500.0 ms: prefill long[35:40] b[8:29]; decode a; blocks ")
     assert repr(second).endswith(" of 70)")
 
 
@@ -122,7 +122,7 @@ def test_the_tree_tells_what_prompts_share():
 
 
 def test_a_chain_longer_than_the_stack_is_shown():
-    s = scheduler(blocks=3000, block_size=1, max_tokens=4000)
+    s = scheduler(blocks=3000, block_size=1, max_tokens=4000, max_prefill=4000)
     s.add(request(range(2500), new=1))
     recorded(s, PagedRunner(s.blocks), Timeline(), 1)
     tree = PrefixTree.of(s.blocks)

@@ -39,11 +39,20 @@ def test_decodes_come_first_and_prompts_get_the_rest_in_pieces():
     s, runner = answering("ab")
     s.add(request(range(100, 200), id="long"))
     plan = s.plan(0.0)
-    assert shown(plan) == [("a", 3, 1, True), ("b", 3, 1, True), ("long", 0, 16, False)]
+    assert shown(plan) == [("a", 3, 1, True), ("b", 3, 1, True), ("long", 0, 62, False)]
     assert [p.decode for p in plan.pieces] == [True, True, False]
-    assert plan.tokens == 18
     s.done(plan, runner.run(plan), now=0.1)
-    assert s.plan(0.1).pieces[-1].start == 16
+    assert s.plan(0.1).pieces[-1].start == 62
+
+
+@pytest.mark.parametrize("others", ["", "ab"])
+def test_prompts_together_get_no_more_of_a_step_than_they_may(others):
+    s = answering(others)[0] if others else scheduler()
+    s.limits = limits(max_prefill=16)
+    s.add(request(range(100, 200), id="long"))
+    s.add(request(range(200, 210), id="short"))
+    read = [piece for piece in shown(s.plan(0.0)) if piece[0] not in others]
+    assert read == [("short", 0, 10, True), ("long", 0, 6, False)]
 
 
 def test_without_decodes_a_prompt_takes_the_whole_budget():
@@ -149,7 +158,7 @@ def test_a_request_that_can_never_fit_is_refused():
 
 
 def test_a_shared_prompt_is_computed_once_even_when_all_come_together():
-    s = scheduler(blocks=100, max_prefill_piece=64)
+    s = scheduler(blocks=100, max_prefill=64)
     prompt = tuple(range(41))
     for name in "abcd":
         s.add(request((*prompt, ord(name)), id=name))
@@ -272,7 +281,7 @@ def test_a_step_must_end_before_the_next_and_only_once():
 
 def test_results_that_do_not_belong_to_the_step_are_refused():
     s, runner = answering("a")
-    s.add(request(range(50, 90), id="long"))
+    s.add(request(range(50, 150), id="long"))
     plan = s.plan(0.0)
     for given, told in (
         ({}, "no token for sequence 'a'"),
@@ -290,7 +299,7 @@ def test_results_that_do_not_belong_to_the_step_are_refused():
         {"max_tokens": 0},
         {"max_sequences": 1.5},
         {"min_prefill": 0},
-        {"max_prefill_piece": True},
+        {"max_prefill": True},
         {"ageing_s": 0.0},
         {"max_tokens": 64, "max_sequences": 60, "min_prefill": 5},
     ],
@@ -311,7 +320,7 @@ def test_who_has_all_in_the_caches_goes_on_in_the_step_that_lets_it_in():
     for _ in range(100):
         s._pressure.relax(s.limits)  # as after many good steps
     s.add(request(range(100, 200), id="long"))
-    assert shown(s.plan(0.1)) == [("b", 4, 1, True), ("long", 0, 16, False)], "a small piece, as others answer"
+    assert shown(s.plan(0.1)) == [("b", 4, 1, True), ("long", 0, 63, False)], "one seat of the step is taken"
 
 
 def test_copies_are_made_again_when_their_step_ran_out_of_memory():

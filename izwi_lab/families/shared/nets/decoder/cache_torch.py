@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from izwi_lab.backends import on_touch
 from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig, Rope
 
@@ -229,9 +230,17 @@ def reserve(state: dict[str, Any], c: DecoderConfig, like: torch.Tensor, positio
 
 
 def pool(c: DecoderConfig, like: torch.Tensor, blocks: int, block: int, *, int8: bool = False) -> dict[str, Any]:
-    """Caches for paged states: lists with room for `blocks` of `block` positions. like: see `reserve`."""
+    """Caches for paged states: lists with room for `blocks` of `block` positions. like: see `reserve`.
+
+    On the CPU their memory is taken when they are written to.
+    """
+    late = like.device.type == "cpu" and on_touch.AVAILABLE
+
+    def made(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return on_touch.zeros(shape, dtype) if late else like.new_zeros(shape, dtype=dtype)
+
     kinds = cache.dtypes(int8, str(like.dtype).rpartition(".")[2])
     return {
-        name: [None if s is None else like.new_zeros(s, dtype=getattr(torch, kinds[name])) for s in shapes]
+        name: [None if s is None else made(s, getattr(torch, kinds[name])) for s in shapes]
         for name, shapes in cache.pool_shapes(c, blocks, block, int8).items()
     }
