@@ -81,8 +81,12 @@ float peak(const float* values, int64_t size) {
     return nan ? std::numeric_limits<float>::quiet_NaN() : top;
 }
 
-// The logits under the rules, and the largest; NaN if any is NaN.
-float adjust(const float* logits, int64_t size, const Rules& r, float* out) {
+// The logits under the rules, in `out` if there are any, else where they are; `top` becomes the largest, NaN if any is.
+const float* adjust(const float* logits, int64_t size, const Rules& r, float* out, float* top) {
+    if (!r.seen && !r.counts && !r.biases && !r.allowed) {
+        *top = peak(logits, size);
+        return logits;
+    }
     // Copies: `out` could else alias the fields, which would keep the loops from being vectorised.
     const float repetition = r.repetition, frequency = r.frequency, presence = r.presence;
     const uint8_t* seen = r.seen;
@@ -104,7 +108,8 @@ float adjust(const float* logits, int64_t size, const Rules& r, float* out) {
     if (r.allowed)
         for (int64_t i = 0; i < size; i++)
             out[i] = (static_cast<uint32_t>(r.allowed[i >> 5]) >> (i & 31)) & 1 ? out[i] : -INF;
-    return peak(out, size);
+    *top = peak(out, size);
+    return out;
 }
 
 int64_t first_of(const float* values, int64_t size, float wanted) {
@@ -255,30 +260,30 @@ long izwi_sizeof_rules() { return sizeof(Rules); }
 // share: the random number, of 2^31. temperature 0 takes the best. scratch: floats [V].
 int64_t izwi_sample(const float* logits, int64_t size, const Rules* rules, int64_t share, float* scratch, float* top) {
     const Rules& r = *rules;
-    *top = adjust(logits, size, r, scratch);
+    const float* values = adjust(logits, size, r, scratch, top);
     if (!std::isfinite(*top)) return 0;
-    if (r.temperature == 0.0f || r.top_k == 1) return first_of(scratch, size, *top);
+    if (r.temperature == 0.0f || r.top_k == 1) return first_of(values, size, *top);
     thread_local std::vector<Candidate> held;
-    if (candidates(scratch, size, *top, r, held)) return draw_held(held, share);
+    if (candidates(values, size, *top, r, held)) return draw_held(held, share);
     thread_local std::vector<int64_t> sums;
     sums.resize((size + BLOCK - 1) / BLOCK);
-    return draw_all(scratch, size, *top, r.temperature, share, sums.data());
+    return draw_all(values, size, *top, r.temperature, share, sums.data());
 }
 
 // The weights of all ids: int64 [V], 0 where an id may not be drawn. At temperature 0 only the best weighs.
 void izwi_weights(const float* logits, int64_t size, const Rules* rules, int64_t* out, float* scratch, float* top) {
     const Rules& r = *rules;
-    *top = adjust(logits, size, r, scratch);
+    const float* values = adjust(logits, size, r, scratch, top);
     if (!std::isfinite(*top)) return;
     thread_local std::vector<Candidate> held;
     if (r.temperature == 0.0f || r.top_k == 1) {
         std::memset(out, 0, size * sizeof(int64_t));
-        out[first_of(scratch, size, *top)] = 1LL << WEIGHT_BITS;
-    } else if (candidates(scratch, size, *top, r, held)) {
+        out[first_of(values, size, *top)] = 1LL << WEIGHT_BITS;
+    } else if (candidates(values, size, *top, r, held)) {
         std::memset(out, 0, size * sizeof(int64_t));
         for (const Candidate& c : held) out[c.id] = c.weight;
     } else {
-        for (int64_t i = 0; i < size; i++) out[i] = weight(scratch[i], *top, r.temperature);
+        for (int64_t i = 0; i < size; i++) out[i] = weight(values[i], *top, r.temperature);
     }
 }
 
