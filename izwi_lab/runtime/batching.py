@@ -17,7 +17,7 @@ from izwi_lab.engine.metrics import EngineMetrics
 from izwi_lab.engine.outbox import Outbox
 from izwi_lab.engine.request import Priority
 from izwi_lab.engine.timeline import Explanation, Timeline
-from izwi_lab.errors import QueueFullError
+from izwi_lab.errors import IzwiError, QueueFullError
 from izwi_lab.families.shared.course import Ask, Course, Prefill
 
 if TYPE_CHECKING:
@@ -87,20 +87,20 @@ class Batching:
         tokens = len(job.ask.prompt) if isinstance(job.ask, Prefill) else 0
         try:
             job.ticket = self.admission.admit(tenant, tokens, now=time.perf_counter())
-        except Exception as error:
+        except IzwiError as error:
+            self.call(model.backend, job.course.close, token)
             if isinstance(error, QueueFullError):
                 self.metrics.refuse(self._name(key, model))
-            self.call(model.backend, job.course.close, token)
             raise
-        job.on_end = lambda: self._ended(job, on_end)
-        loop.submit(job, self._lane_maker(key, model), str(key))
-        return outbox
+        ticket = job.ticket
 
-    def _ended(self, job: Job, on_end: Callable[[], None]) -> None:
-        if job.ticket is not None:  # it never got as far as a lane
-            self.admission.leave(job.ticket, now=time.perf_counter(), started=False)
-            job.ticket = None
-        on_end()
+        def ended() -> None:  # perhaps before its turn; else this does nothing
+            self.admission.leave(ticket, now=time.perf_counter(), started=False)
+            on_end()
+
+        job.on_end = ended
+        loop.submit(job, lambda: self._lane(key, model), str(key))
+        return outbox
 
     def explain(self, key: ModelKey) -> Explanation | None:
         """What ran on a model; None where nothing did."""
@@ -146,13 +146,16 @@ class Batching:
             self._names[key] = name
             return name
 
-    def _lane_maker(self, key: ModelKey, model: Model) -> Callable[[], Lane]:
-        def make() -> Lane:
-            name = self._name(key, model)
-            told = {"metrics": self.metrics, "timeline": self.timeline, "admission": self.admission}
-            return Lane(name, model, self.options, cache_bytes=self._cache_bytes, **told)  # type: ignore[arg-type]
-
-        return make
+    def _lane(self, key: ModelKey, model: Model) -> Lane:
+        return Lane(
+            self._name(key, model),
+            model,
+            self.options,
+            cache_bytes=self._cache_bytes,
+            metrics=self.metrics,
+            timeline=self.timeline,
+            admission=self.admission,
+        )
 
 
 def _begun(job: Job) -> Job:

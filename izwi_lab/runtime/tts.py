@@ -102,7 +102,7 @@ def _talked(model: Any, text: str, options: dict[str, Any]) -> Script:
     cancel, telling = options.pop("cancel"), talk.Telling()
     asked = talk.SpeechOptions(**options)
     return Script(
-        lambda: talk.course(model, text, asked, cancel=cancel, telling=telling),
+        lambda: model.course(text, asked, cancel=cancel, telling=telling),
         lambda said, started_s: talk.gathered(model, text, said, telling, started_s),
     )
 

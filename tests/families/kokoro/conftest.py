@@ -11,12 +11,13 @@ from kokoro_models import tiny_model
 from starter_weights import english_kokoro
 
 from izwi_lab import catalog
-from izwi_lab.backends import open_backend
+from izwi_lab.backends import native, open_backend
 from izwi_lab.families.kokoro.model import Kokoro, load
 
 
 @pytest.fixture(scope="session")
 def torch_tiny() -> Kokoro:
+    assert native.library("kokoro", wait=True) is not None, native.status()
     return tiny_model("torch")
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from izwi_lab.backends import native
 from izwi_lab.cancel import CancelToken
 from izwi_lab.errors import Cancelled, InvalidInputError
 from izwi_lab.families.protocols import SharingModel
@@ -77,8 +78,7 @@ def test_a_padding_model_makes_one_pass_of_all(tiny, monkeypatch):
 
 
 def test_compiled_kernels_take_one_after_the_other(torch_tiny):
-    if not torch_tiny.net.packed:
-        pytest.skip("this machine has no compiler for the native kernels")
+    assert torch_tiny.net.packed, native.status()
     assert isinstance(torch_tiny, SharingModel) and torch_tiny.share_limit("speak") == 1
     prompts = pieces(torch_tiny)[::2]
     met = torch_tiny.share("speak", list(zip(prompts, (4, 5), strict=True)))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tts_models import checkpoint, clip, ours
 
-from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.cancel import CancelToken
 from izwi_lab.errors import Cancelled, InvalidInputError
 from izwi_lab.families.qwen3_tts import talk
@@ -24,15 +22,7 @@ TOLD = (
     ("Hi.", {"voice": "serena", "seed": 3, "max_frames": 7, "text_mode": "streaming"}),
     ("Greedy.", {"voice": "eric", "seed": 4, "max_frames": 9, "sampling": Sampling(), "predictor": Sampling()}),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single():
-    TorchBackend()  # chooses a number of threads, once
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a net only waits for a second thread
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=["torch", "mlx"])

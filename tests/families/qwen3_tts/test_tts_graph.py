@@ -26,6 +26,7 @@ GREEDY = {"sampling": Sampling(), "predictor": Sampling()}
 NARROW = {"sampling": Sampling(temperature=1.0), "predictor": Sampling(temperature=1.3, top_p=0.9, min_p=0.02)}
 TEXTS = {8: "Hello.", 9: "world, how"}  # by seed: neither ends early
 SPEECH = {"greedy": GREEDY, "seeded": {}, "seeded-narrow": NARROW}
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Recorder:
@@ -46,15 +47,6 @@ class Recorder:
                 held.copy_(new)
 
         return replay, outputs
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    TorchBackend()  # chooses a number of threads, once
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a net only waits for a second thread
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

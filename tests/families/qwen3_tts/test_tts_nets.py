@@ -24,15 +24,7 @@ FRAMES = 14
 TOLERANCE = 5e-4  # of float32 logits of up to 10
 RNG = np.random.default_rng(4)
 TEXT, CODEC = RNG.integers(0, 272, 23), RNG.integers(0, 1088, 23)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    TorchBackend()  # chooses a number of threads, once
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a net only waits for a second thread
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tts_models import by_hand, checkpoint, clip, ours
 from tts_together import TOLD, Pool, Told, entered, next_reading, say, together
 
-from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.protocols import BatchModel
 from izwi_lab.families.qwen3_tts.graph_torch import Frames
@@ -17,15 +15,7 @@ from izwi_lab.families.shared.steps import Reading
 
 # The last two choose codes as on a GPU: all at once, where the logits are.
 KINDS = ("compiled", "torch", "mlx", "torch whole", "mlx whole")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single():
-    TorchBackend()  # chooses a number of threads, once
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a net only waits for a second thread
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

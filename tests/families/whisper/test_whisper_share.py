@@ -10,6 +10,7 @@ from starter_weights import fetched
 
 from izwi_lab import backends
 from izwi_lab.audio import Audio
+from izwi_lab.backends import native
 from izwi_lab.backends.base import BackendPlan
 from izwi_lab.errors import InvalidInputError
 from izwi_lab.families.protocols import SharingModel
@@ -92,8 +93,7 @@ def test_together_is_as_alone(model):
 
 def test_on_the_compiled_step_not_a_bit_depends_on_the_others(models, mel):
     model = models["torch"]
-    if model.net.native is None:
-        pytest.skip("this machine has no compiler for the native kernels")
+    assert model.net.native is not None, native.status()
     states = model.encode(mel)
     prompt = model.tokenize(language="en")
 

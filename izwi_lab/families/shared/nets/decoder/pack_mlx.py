@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +12,7 @@ from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.attention_mlx import attend
 from izwi_lab.families.shared.nets.decoder.cache_mlx import Frequencies, Piece, expand, quantise
 from izwi_lab.families.shared.nets.decoder.config import DecoderConfig
+from izwi_lab.families.shared.nets.decoder.pack import Rows
 
 View = tuple[mx.array, mx.array]  # slots [N * S] that N decodes see, and which of them are meant, bool [N, 1, 1, S]
 
@@ -26,26 +26,17 @@ class Pack:
     def __init__(
         self, c: DecoderConfig, xs: Sequence[mx.array], states: Sequence[dict[str, Any]], frequencies: Frequencies
     ) -> None:
-        pools = [cache.pool_of(state) for state in states]
-        self._order = sorted(range(len(xs)), key=lambda i: (pools.index(pools[i]), len(xs[i]) > 1))
-        self.x = mx.concatenate([xs[i] for i in self._order])[None]
-        self.pieces = [Piece(c, states[i], xs[i][None], frequencies) for i in self._order]
+        self._rows = Rows([len(x) for x in xs], [cache.pool_of(state) for state in states])
+        order = self._rows.order
+        self.x = mx.concatenate([xs[i] for i in order])[None]
+        self.pieces = [Piece(c, states[i], xs[i][None], frequencies) for i in order]
         self._before = c.conv_kernel - 1
-        self._edges = list(pairwise(accumulate((p.size for p in self.pieces), initial=0)))
         positions = mx.array([at for p in self.pieces for at in range(p.start, p.stop)], mx.int32)
         self.rotations = {kind: (periods, gain, positions) for kind, (periods, gain) in frequencies.items()}
-        self._groups = self._grouped([pools[i] for i in self._order])
+        self._groups = [(self._group([self.pieces[i] for i in g.members], g.pooled), g.rows) for g in self._rows.groups]
 
-    def _grouped(self, pools: list[int]) -> list[tuple[Piece | _Pooled, slice]]:
-        groups: list[tuple[Piece | _Pooled, slice]] = []
-        for pool, members in groupby(range(len(pools)), key=pools.__getitem__):
-            numbers = list(members)
-            if pool:
-                rows = slice(self._edges[numbers[0]][0], self._edges[numbers[-1]][1])
-                groups.append((_Pooled([self.pieces[i] for i in numbers], self.x.dtype), rows))
-            else:
-                groups += [(self.pieces[i], slice(*self._edges[i])) for i in numbers]
-        return groups
+    def _group(self, pieces: list[Piece], pooled: bool) -> Piece | _Pooled:
+        return _Pooled(pieces, self.x.dtype) if pooled else pieces[0]
 
     def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
         """Store rotated k and v [1, Hkv, R, d]; each query of q [1, H, R, d] on its own sequence -> [1, R, H * d]."""
@@ -60,7 +51,7 @@ class Pack:
 
     def conv_inputs(self, layer: int, x: mx.array) -> mx.array:
         """Store the gated inputs [1, R, D]; give those of each piece after the K - 1 before it, one after the other."""
-        rows = [x[:, a:b] for a, b in self._edges]
+        rows = [x[:, a:b] for a, b in self._rows.edges]
         parts = [part for p, own in zip(self.pieces, rows, strict=True) for part in (*p.conv_past(layer, own), own)]
         whole = mx.concatenate(parts, axis=1)
         for p, own in zip(self.pieces, rows, strict=True):
@@ -69,8 +60,7 @@ class Pack:
 
     @cached_property
     def _kept(self) -> mx.array:
-        runs = [range(a + i * self._before, b + i * self._before) for i, (a, b) in enumerate(self._edges)]
-        return mx.array([at for run in runs for at in run])
+        return mx.array(self._rows.after(self._before))
 
     def own(self, y: mx.array) -> mx.array:
         """Of what a convolution makes of `conv_inputs`, the rows [1, R, D] that saw one sequence."""
@@ -79,7 +69,7 @@ class Pack:
     def split(self, y: mx.array) -> list[mx.array]:
         """Rows [1, R, D] as those of each sequence [T, D], in the order they came; the states have grown by them."""
         out = [y[0]] * len(self.pieces)
-        for i, p, (a, b) in zip(self._order, self.pieces, self._edges, strict=True):
+        for i, p, (a, b) in zip(self._rows.order, self.pieces, self._rows.edges, strict=True):
             out[i], p.state["length"] = y[0, a:b], p.stop
         return out
 
