@@ -9,7 +9,7 @@ from izwi_lab.errors import Cancelled, InvalidInputError
 
 
 class CancelToken:
-    """A flag with an optional deadline. Loops over steps call `check()` once per step.
+    """A flag with an optional deadline, timeout_s seconds from now. Loops over steps call `check()` once per step.
 
     >>> token = CancelToken()
     >>> token.cancel()
@@ -18,6 +18,9 @@ class CancelToken:
     """
 
     def __init__(self, *, timeout_s: float | None = None) -> None:
+        number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
+        if timeout_s is not None and not (number and timeout_s > 0):
+            raise InvalidInputError(f"timeout_s must be above 0, got {timeout_s!r:.80}.", hint="Use None for no limit.")
         self._event = threading.Event()
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 

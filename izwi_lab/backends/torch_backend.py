@@ -14,7 +14,7 @@ import torch
 import torch.overrides
 
 from izwi_lab.artifacts.tensors import AffineTensor, Tensor
-from izwi_lab.backends import host, on_touch
+from izwi_lab.backends import host, late_torch
 from izwi_lab.backends.loading import AFFINE_PARTS, check_names, random_weight, split
 
 _threads_once = threading.Lock()
@@ -42,7 +42,7 @@ class TorchBackend:
         self.device = device
         self.dtype = dtype
         self.torch_dtype = getattr(torch, dtype)
-        self.late_pools = device == "cpu" and on_touch.AVAILABLE
+        self.late_pools = device == "cpu" and late_torch.AVAILABLE
 
     def array(self, values: np.ndarray, *, dtype: str | None = None) -> torch.Tensor:
         """Host to device; see Backend.array."""

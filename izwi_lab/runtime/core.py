@@ -27,13 +27,13 @@ from izwi_lab.engine.outbox import Outbox
 from izwi_lab.engine.timeline import Explanation
 from izwi_lab.errors import InvalidInputError, IzwiError
 from izwi_lab.families.protocols import Model
-from izwi_lab.results import ChatReply
 from izwi_lab.runtime import asr, chat, load, tts
 from izwi_lab.runtime.batching import Batching
 from izwi_lab.runtime.model_router import ModelRouter, Route
+from izwi_lab.runtime.option_checks import check_engine, check_request
 from izwi_lab.runtime.registry import Lease, ModelRegistry
 from izwi_lab.runtime.request_token import RequestToken
-from izwi_lab.runtime.script import Script
+from izwi_lab.runtime.script import Script, stamped
 from izwi_lab.runtime.stream import Stream, read
 from izwi_lab.runtime.types import (
     PRIORITIES,
@@ -46,7 +46,6 @@ from izwi_lab.runtime.types import (
     SpeechRequest,
     TranscriptionRequest,
     check_seed,
-    check_standing,
 )
 from izwi_lab.settings import Settings
 
@@ -110,6 +109,10 @@ class EngineCore:
         queue: QueueLimits | None = None,
     ) -> None:
         load.check_load_format(load_format)
+        check_engine(
+            config=config, limits=limits, batching=batching, queue=queue, models_dir=models_dir, backend=backend,
+            device=device, dtype=dtype, idle_ttl_s=idle_ttl_s, memory_budget_bytes=memory_budget_bytes,
+        )  # fmt: skip
         chosen = config if config is not None else settings.load()
         ttl = idle_ttl_s if idle_ttl_s != "auto" else chosen.idle_ttl_s
         kept = chosen.prompt_cache if prompt_cache_bytes is None else prompt_cache_bytes
@@ -207,7 +210,7 @@ class EngineCore:
             model = bound.lease.model
             script, outbox = self._start(bound, task, whole=True)
             result = script.gather(read(outbox, bound.token), outbox.started_s)
-            return _stamped(result, model, outbox)
+            return stamped(result, model, outbox)
 
     def stream(self, request: GenerationRequest) -> Stream[Any]:
         """Answer a request piece by piece. The model is bound and in memory when this returns, and the work queued."""
@@ -257,14 +260,18 @@ class EngineCore:
         """What the engine counts and times; `metrics.text()` is in Prometheus' format."""
         return self._batching.metrics
 
-    def explain(self, model: ModelName) -> Explanation:
+    def explain(self, model: ModelName, *, backend: str | None = None) -> Explanation:
         """What ran in each step of a model in memory: steps, blocks, and what later prompts would find.
+
+        backend: which, where the model is in memory on more than one.
 
         >>> engine.explain("SmolLM2-135M-Instruct")          # doctest: +SKIP
         """
         self._check_process()
+        if self._closed:
+            raise IzwiError("The engine is closed, and what it knew is gone.", hint="Ask before close().")
         for key in self._registry.keys(self._router.source(model)):
-            found = self._batching.explain(key)
+            found = self._batching.explain(key) if backend in (None, key.backend) else None
             if found is not None:
                 return found
         raise InvalidInputError(
@@ -276,7 +283,7 @@ class EngineCore:
         """Check, route and bind. The lease is let go at the end unless the job was told to hand it on."""
         token = self._token(request.cancel, request.timeout_s)
         check_seed(request.seed)
-        check_standing(request)
+        check_request(request)
         request = task.check(request, self.limits)
         route = self._route(request.model, task.TASK, request.backend, request.device, request.dtype)
         # What a catalog's variant is known not to do is not fetched for; a folder's own config says it at its load.
@@ -390,15 +397,3 @@ def _task_of(request: GenerationRequest) -> _TaskModule:
             f"A request must be one of {[c.__name__ for c in _TASKS]}, got {type(request).__name__}."
         )
     return task
-
-
-def _stamped(result: GenerationResult, model: Model, outbox: Outbox) -> GenerationResult:
-    """The result with who made it and how long it took, loading not counted: the outbox knows, not who read it."""
-    seconds = outbox.last_s - outbox.started_s
-    first_s = seconds if outbox.first_s is None else outbox.first_s - outbox.started_s
-    timing = replace(result.timing, total_s=seconds)
-    if isinstance(result, ChatReply):
-        timing = replace(timing, first_s=first_s, decode_s=seconds - first_s)
-    elif not timing.first_s or first_s < timing.first_s:
-        timing = replace(timing, first_s=first_s)
-    return replace(result, model=model.variant.id, backend=model.plan.backend, timing=timing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from izwi_lab.cancel import CancelToken, check_cancel
-from izwi_lab.errors import InvalidInputError
 
 
 class RequestToken(CancelToken):
@@ -13,9 +12,6 @@ class RequestToken(CancelToken):
     """
 
     def __init__(self, outer: CancelToken | None = None, *, timeout_s: float | None = None) -> None:
-        number = isinstance(timeout_s, (int, float)) and not isinstance(timeout_s, bool)
-        if timeout_s is not None and not (number and timeout_s > 0):
-            raise InvalidInputError(f"timeout_s must be above 0, got {timeout_s!r}.", hint="Use None for no limit.")
         check_cancel(outer)
         super().__init__(timeout_s=timeout_s)
         self._outer = outer

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from izwi_lab.families.shared.course import Course, alone, once
+from izwi_lab.results import ChatReply
+
+if TYPE_CHECKING:
+    from izwi_lab.engine.outbox import Outbox
+    from izwi_lab.families.protocols import Model
+    from izwi_lab.runtime.types import GenerationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +35,15 @@ def by_itself(
     if whole:
         return Script(lambda: once(generate), lambda pieces, _: next(pieces), audio_s)
     return Script(lambda: alone(iter(stream())), lambda pieces, _: tuple(pieces), audio_s)
+
+
+def stamped(result: GenerationResult, model: Model, outbox: Outbox) -> GenerationResult:
+    """The result with who made it and how long it took, loading not counted: the outbox knows, not who read it."""
+    seconds = outbox.last_s - outbox.started_s
+    first_s = seconds if outbox.first_s is None else outbox.first_s - outbox.started_s
+    timing = replace(result.timing, total_s=seconds)
+    if isinstance(result, ChatReply):
+        timing = replace(timing, first_s=first_s, decode_s=seconds - first_s)
+    elif not timing.first_s or first_s < timing.first_s:
+        timing = replace(timing, first_s=first_s)
+    return replace(result, model=model.variant.id, backend=model.plan.backend, timing=timing)

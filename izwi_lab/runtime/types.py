@@ -73,14 +73,6 @@ def _request_id() -> str:
     return uuid.uuid4().hex
 
 
-def check_standing(request: GenerationRequest) -> None:
-    """Raise InvalidInputError for a priority or a tenant that is none."""
-    if request.priority not in PRIORITIES:
-        raise InvalidInputError(f"priority must be one of {', '.join(PRIORITIES)}, got {request.priority!r:.80}.")
-    if not isinstance(request.tenant, str):
-        raise InvalidInputError(f"tenant must be a str, got {type(request.tenant).__name__}.")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """What every request says. A request is bound to one model when it starts and keeps it until it ends.
@@ -187,6 +179,12 @@ class Limits:
     text_chars: int = 50_000
     chat_chars: int = 1_000_000
     audio_s: float = 4 * 3600.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise InvalidInputError(f"Limits: {name} must be a number above 0, got {value!r:.80}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def test_closing_from_another_thread_ends_a_step_under_way(make_engine, fake, tt
 
 
 def test_closing_from_another_thread_between_two_steps_is_no_end(make_engine, tts):
-    stream = make_engine().stream_speak("a b c d", model=tts)
+    stream = make_engine().stream_speak("a b c d e f g h", model=tts)  # more than work is ahead of its reader
     next(stream)
     closer = threading.Thread(target=stream.close)
     closer.start()

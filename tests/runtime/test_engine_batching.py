@@ -186,6 +186,16 @@ def test_a_whole_answer_is_not_lost_by_closing(folders):
     assert len([d for d in only if d.token is not None]) == 7, "a stream keeps its engine"
 
 
+def test_each_backend_of_a_model_is_explained(make_engine, folders):
+    engine = make_engine()
+    for backend, tokens in (("torch", 2), ("mlx", 4)):
+        engine.chat("x", model=folders["llama"], backend=backend, device="cpu", max_tokens=tokens)
+    steps = {b: len(engine.explain(folders["llama"], backend=b).steps) for b in ("torch", "mlx")}
+    assert steps == {"torch": 2, "mlx": 4}
+    with pytest.raises(InvalidInputError, match="No request has run"):
+        engine.explain(folders["llama"], backend="cuda")
+
+
 def in_a_child(work):
     """What `work` says in a forked child, which is given ten seconds."""
     reader, writer = os.pipe()

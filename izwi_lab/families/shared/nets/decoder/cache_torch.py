@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from izwi_lab.backends import on_touch
+from izwi_lab.backends import late_torch
 from izwi_lab.families.shared.nets.decoder import cache
 from izwi_lab.families.shared.nets.decoder.config import CONV, DecoderConfig, Rope
 
@@ -234,10 +234,10 @@ def pool(c: DecoderConfig, like: torch.Tensor, blocks: int, block: int, *, int8:
 
     On the CPU their memory is taken when they are written to.
     """
-    late = like.device.type == "cpu" and on_touch.AVAILABLE
+    late = like.device.type == "cpu" and late_torch.AVAILABLE
 
     def made(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return on_touch.zeros(shape, dtype) if late else like.new_zeros(shape, dtype=dtype)
+        return late_torch.zeros(shape, dtype) if late else like.new_zeros(shape, dtype=dtype)
 
     kinds = cache.dtypes(int8, str(like.dtype).rpartition(".")[2])
     return {

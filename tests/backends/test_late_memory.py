@@ -7,16 +7,16 @@ import gc
 import pytest
 import torch
 
-from izwi_lab.backends import on_touch
+from izwi_lab.backends import late_torch
 from izwi_lab.bench.worker import resident_bytes
 
-pytestmark = pytest.mark.skipif(not on_touch.AVAILABLE, reason="this system counts such memory as taken at once")
+pytestmark = pytest.mark.skipif(not late_torch.AVAILABLE, reason="this system counts such memory as taken at once")
 GB = 1 << 30
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_they_are_zeros_that_can_be_written(dtype):
-    made = on_touch.zeros((1, 3, 5000, 64), dtype)
+    made = late_torch.zeros((1, 3, 5000, 64), dtype)
     assert made.shape == (1, 3, 5000, 64) and made.dtype == dtype and not made.any()
     made[:, 1, 7] = 5
     assert made.float().sum() == 5 * 64 and made.is_contiguous() and made.data_ptr() % 64 == 0
@@ -25,7 +25,7 @@ def test_they_are_zeros_that_can_be_written(dtype):
 def test_memory_is_taken_as_it_is_written_and_given_back():
     gc.collect()
     before = resident_bytes()
-    made = on_touch.zeros((GB,), torch.int8)
+    made = late_torch.zeros((GB,), torch.int8)
     assert resident_bytes() - before < GB / 64
     made[: GB // 16] = 1
     assert GB / 17 < resident_bytes() - before < GB / 8
@@ -34,6 +34,6 @@ def test_memory_is_taken_as_it_is_written_and_given_back():
 
 
 def test_nothing_and_too_much():
-    assert on_touch.zeros((2, 0), torch.float32).shape == (2, 0)
+    assert late_torch.zeros((2, 0), torch.float32).shape == (2, 0)
     with pytest.raises(MemoryError, match="no room for"):
-        on_touch.zeros((1 << 50,), torch.float32)
+        late_torch.zeros((1 << 50,), torch.float32)
