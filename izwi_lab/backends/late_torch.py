@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import math
 import mmap
+from contextlib import suppress
 
 import torch
 
 AVAILABLE = hasattr(mmap, "MAP_PRIVATE")  # not on Windows, which counts such memory as taken at once
+
+
+def serves(device: str) -> bool:
+    """Whether memory of a device is given page by page."""
+    return device == "cpu" and AVAILABLE
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -25,6 +31,7 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         pages = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"There is no room for {count * dtype.itemsize} bytes of caches: {error}") from error
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else a few positions of each head and layer take 2 MB each
+    with suppress(AttributeError, OSError):  # a hint, which not every system knows
+        # Huge pages would have a few positions of each head and layer take 2 MB each.
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype, count=count).view(shape)  # which keeps the pages

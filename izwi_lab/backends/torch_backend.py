@@ -42,7 +42,7 @@ class TorchBackend:
         self.device = device
         self.dtype = dtype
         self.torch_dtype = getattr(torch, dtype)
-        self.late_pools = device == "cpu" and late_torch.AVAILABLE
+        self.late_pools = late_torch.serves(device)
 
     def array(self, values: np.ndarray, *, dtype: str | None = None) -> torch.Tensor:
         """Host to device; see Backend.array."""

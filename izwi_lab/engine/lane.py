@@ -181,6 +181,7 @@ class Lane:
         self._let_go(plan)
         if not plan or self._batch is None:
             self._idle_until_s = time.perf_counter() + _IDLE_S
+            self.nbytes = self._batch.nbytes if self._batch is not None else 0
             self.metrics.stepped(self.name, plan, (), self.scheduler, seconds=0.0, now=time.perf_counter())
             return
         for piece in plan.pieces:

@@ -78,9 +78,11 @@ class Pool:
 
     def _grow(self, needed: int) -> None:
         """Sessions hold the lists, whose arrays are replaced by longer ones."""
+        if needed > self.blocks:
+            self._make(needed)
         self._touched = max(self._touched, needed)
-        if needed <= self.blocks:
-            return
+
+    def _make(self, needed: int) -> None:
         some = min(self.limit, max(needed, self.blocks + self.blocks // 2, _FIRST))
         size, fresh = self._fresh((self.limit, some, needed) if self._model.backend.late_pools else (some, needed))
         held = self.blocks * self.block

@@ -30,7 +30,7 @@ from izwi_lab.families.protocols import Model
 from izwi_lab.runtime import asr, chat, load, tts
 from izwi_lab.runtime.batching import Batching
 from izwi_lab.runtime.model_router import ModelRouter, Route
-from izwi_lab.runtime.option_checks import check_engine, check_request
+from izwi_lab.runtime.option_checks import check_engine, check_place, check_request
 from izwi_lab.runtime.registry import Lease, ModelRegistry
 from izwi_lab.runtime.request_token import RequestToken
 from izwi_lab.runtime.script import Script, stamped
@@ -112,6 +112,7 @@ class EngineCore:
         check_engine(
             config=config, limits=limits, batching=batching, queue=queue, models_dir=models_dir, backend=backend,
             device=device, dtype=dtype, idle_ttl_s=idle_ttl_s, memory_budget_bytes=memory_budget_bytes,
+            prompt_cache_bytes=prompt_cache_bytes,
         )  # fmt: skip
         chosen = config if config is not None else settings.load()
         ttl = idle_ttl_s if idle_ttl_s != "auto" else chosen.idle_ttl_s
@@ -119,9 +120,6 @@ class EngineCore:
         folder = models_dir or chosen.models_dir
         self.limits = limits or Limits()
         self._backend, self._device, self._dtype, self._load_format = backend, device, dtype, load_format
-        self._router = ModelRouter(
-            config, models_dir=Path(folder) if folder else None, in_memory=lambda key: self._registry.holds(key)
-        )
         cache_bytes = _CACHE_BYTES if kept is None else kept
         self._batching = Batching(batching, queue, cache_bytes=cache_bytes)
         self._registry = ModelRegistry(
@@ -131,6 +129,7 @@ class EngineCore:
             caches=self._batching.nbytes,
             closing=self._batching.drop,
         )
+        self._router = ModelRouter(config, models_dir=Path(folder) if folder else None, in_memory=self._registry.holds)
         self._process = os.getpid()
         weakref.finalize(self, _abandoned, self._registry, self._batching, self._process)
         self._guard = threading.Lock()
@@ -170,6 +169,7 @@ class EngineCore:
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models in memory, most recently used first."""
+        self._check_process()
         return self._registry.loaded()
 
     def plan(
@@ -180,7 +180,7 @@ class EngineCore:
         device: str | None = None,
         dtype: str | None = None,
     ) -> BackendPlan:
-        """Where a model would run and why, without loading it."""
+        """Where a model would run and why, without loading it; for one that is in memory, where it runs."""
         return self._route(model, None, backend, device, dtype).plan
 
     @contextmanager
@@ -260,18 +260,22 @@ class EngineCore:
         """What the engine counts and times; `metrics.text()` is in Prometheus' format."""
         return self._batching.metrics
 
-    def explain(self, model: ModelName, *, backend: str | None = None) -> Explanation:
+    def explain(
+        self, model: ModelName, *, backend: str | None = None, device: str | None = None, dtype: str | None = None
+    ) -> Explanation:
         """What ran in each step of a model in memory: steps, blocks, and what later prompts would find.
 
-        backend: which, where the model is in memory on more than one.
+        backend, device, dtype: which, where the model is in memory more than once, as a request would name it.
 
         >>> engine.explain("SmolLM2-135M-Instruct")          # doctest: +SKIP
         """
         self._check_process()
         if self._closed:
             raise IzwiError("The engine is closed, and what it knew is gone.", hint="Ask before close().")
-        for key in self._registry.keys(self._router.source(model)):
-            found = self._batching.explain(key) if backend in (None, key.backend) else None
+        named = (backend, device, dtype) != (None, None, None)
+        keys = self._registry.keys(self._router.source(model))
+        for key in (self._route(model, None, backend, device, dtype).key,) if named else keys:
+            found = self._batching.explain(key)
             if found is not None:
                 return found
         raise InvalidInputError(
@@ -320,6 +324,8 @@ class EngineCore:
     def _route(
         self, model: ModelName | None, task: Task | None, backend: str | None, device: str | None, dtype: str | None
     ) -> Route:
+        self._check_process()
+        check_place(backend=backend, device=device, dtype=dtype)
         chosen = backend or self._backend
         return self._router.route(
             model,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from izwi_lab import artifacts, catalog
+from izwi_lab import artifacts, catalog, settings
 from izwi_lab.artifacts import LocalModel
 from izwi_lab.backends.base import BackendPlan
 from izwi_lab.backends.router import BackendRouter
@@ -38,7 +38,8 @@ class ModelRouter:
     """Resolves names; holds no models.
 
     models_dir: where fetched weights are kept, None takes the default. config: of the BackendRouter. in_memory: tells
-    which models are; while one is, what led to it leads to it again, without a look at the machine (3 ms).
+    which models are; while one is, what led to it leads to it again under the same settings, without a look at the
+    machine (3 ms).
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ModelRouter:
         models_dir: Path | None = None,
         in_memory: Callable[[ModelKey], bool] = lambda key: False,
     ) -> None:
-        self._backends = BackendRouter(config)
+        self._backends, self._config = BackendRouter(config), config
         self._models_dir, self._in_memory = models_dir, in_memory
         self._routes: dict[tuple[str | None, ...], Route] = {}
         self._brought: dict[str, tuple[ModelVariant, Path | None]] = {}
@@ -79,7 +80,9 @@ class ModelRouter:
             variant, folder = self._resolve(model)
         if task is not None and task not in variant.tasks:
             raise _wrong_task(variant, task)
-        asked = (source := str(folder or variant.id), backend, device, dtype, load_format)
+        now = self._config or settings.load()
+        wishes = (now.backend, now.device, now.dtype, str(now.mlx))
+        asked = (source := str(folder or variant.id), backend, device, dtype, load_format, *wishes)
         known = self._routes.get(asked)
         if known is not None and known.variant == variant and self._in_memory(known.key):
             return known

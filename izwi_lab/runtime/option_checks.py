@@ -23,23 +23,30 @@ _ENGINE: Mapping[str, tuple[type[Any], ...]] = {
     "device": (str,),
     "dtype": (str,),
 }
-_REQUEST: Mapping[str, tuple[type[Any], ...]] = {"backend": (str,), "device": (str,), "dtype": (str,)}
 
 
-def check_engine(*, idle_ttl_s: object, memory_budget_bytes: object, **options: object) -> None:
+def check_engine(
+    *, idle_ttl_s: object, memory_budget_bytes: object, prompt_cache_bytes: object, **options: object
+) -> None:
     """Raise InvalidInputError for an option of the engine of the wrong type."""
     for name, kinds in _ENGINE.items():
         _check_type(name, options[name], kinds)
     if idle_ttl_s not in (None, "auto"):
         _check_number("idle_ttl_s", idle_ttl_s)
-    if memory_budget_bytes is not None:
-        _check_number("memory_budget_bytes", memory_budget_bytes)
+    for name, value in (("memory_budget_bytes", memory_budget_bytes), ("prompt_cache_bytes", prompt_cache_bytes)):
+        if value is not None:
+            _check_number(name, value)
+
+
+def check_place(**named: object) -> None:
+    """Raise InvalidInputError for a backend, device or dtype that is no word."""
+    for name, value in named.items():
+        _check_type(name, value, (str,))
 
 
 def check_request(request: GenerationRequest) -> None:
     """Raise InvalidInputError for what no request may say of its place and its standing."""
-    for name, kinds in _REQUEST.items():
-        _check_type(name, getattr(request, name), kinds)
+    check_place(backend=request.backend, device=request.device, dtype=request.dtype)
     if not isinstance(request.id, str) or not request.id:
         raise InvalidInputError(f"id must be some text, got {request.id!r:.80}.")
     if not isinstance(request.priority, str) or request.priority not in PRIORITIES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 
 import pytest
 import torch
@@ -31,6 +32,15 @@ def test_memory_is_taken_as_it_is_written_and_given_back():
     assert GB / 17 < resident_bytes() - before < GB / 8
     del made
     assert resident_bytes() - before < GB / 64
+
+
+def test_a_system_without_huge_pages_will_do(monkeypatch):
+    class Plain(mmap.mmap):
+        def madvise(self, *_):
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(late_torch.mmap, "mmap", Plain)
+    assert not late_torch.zeros((3, 4), torch.float32).any()
 
 
 def test_nothing_and_too_much():

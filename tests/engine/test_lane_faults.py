@@ -174,7 +174,13 @@ def test_the_next_turn_finds_the_answer_of_the_last(model):
     assert tokens(deltas) == model.generate(longer, max_tokens=4).tokens
 
 
-@pytest.mark.parametrize("backend", [TorchBackend, partial(MLXBackend, "cpu")])
+def as_on_a_gpu():
+    made = TorchBackend()
+    made.late_pools = False
+    return made
+
+
+@pytest.mark.parametrize("backend", [TorchBackend, as_on_a_gpu, partial(MLXBackend, "cpu")])
 def test_the_pool_grows_under_those_who_use_it(backend):
     model = talker(backend=backend())
     made = lane(model, blocks=400, block=2)

@@ -47,7 +47,7 @@ class Load:
     def __init__(self, seed: int, manager, runner, policy: Policy) -> None:
         self.rng = random.Random(seed)
         self.coming = requests(self.rng)
-        self.s = Scheduler(policy, limits(max_tokens=48, max_sequences=12, min_prefill=6), manager)
+        self.s = Scheduler(policy, limits(max_tokens=48, max_sequences=12, min_prefill=6, max_prefill=20), manager)
         self.runner, self.now = runner(manager), 0.0
         self.sequences, self.ended, self.cancelled = {}, [], set()
         self.preempted = self.forked = self.copied = 0
@@ -104,8 +104,7 @@ class Load:
         assert plan.tokens <= bounds.max_tokens and len(self.s.running) <= bounds.max_sequences
         assert bool(plan) == bool(len(self.s)), "a step without work while somebody waits"
         assert len({p.sequence.id for p in plan.pieces}) == len(plan.pieces)
-        if sizes[True]:
-            assert max(sizes[False], default=0) <= bounds.max_prefill
+        assert sum(sizes[False]) <= bounds.max_prefill
         for piece in plan.pieces:
             assert piece.sequence.state is State.RUNNING and piece.start == piece.sequence.computed
             assert piece.wants_logits == (piece.stop == len(piece.sequence.tokens))

@@ -18,7 +18,7 @@ from izwi_lab.settings import Settings
     [
         ("config", {}), ("limits", 5), ("batching", {"sequences": 3}), ("queue", 3), ("models_dir", 5),
         ("backend", 5), ("device", 7), ("dtype", b"float32"), ("idle_ttl_s", "soon"), ("idle_ttl_s", True),
-        ("memory_budget_bytes", "1GB"), ("memory_budget_bytes", float("nan")),
+        ("memory_budget_bytes", "1GB"), ("prompt_cache_bytes", "1GB"), ("memory_budget_bytes", float("nan")),
     ],
 )  # fmt: skip
 def test_an_engine_tells_which_option_is_wrong(name, value):

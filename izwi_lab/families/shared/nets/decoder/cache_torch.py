@@ -234,7 +234,7 @@ def pool(c: DecoderConfig, like: torch.Tensor, blocks: int, block: int, *, int8:
 
     On the CPU their memory is taken when they are written to.
     """
-    late = like.device.type == "cpu" and late_torch.AVAILABLE
+    late = late_torch.serves(like.device.type)
 
     def made(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return late_torch.zeros(shape, dtype) if late else like.new_zeros(shape, dtype=dtype)
