@@ -95,7 +95,8 @@ def test_a_reference_and_the_voice_made_of_it(engine, folders, tmp_path):
 
 
 def test_two_at_once_speak_as_each_alone(engine, folders):
-    told = {"model": folders["custom_voice"]}
+    # In bfloat16 the shape of a pass shows in the rounding, and a code that was nearly another one becomes it.
+    told = {"model": folders["custom_voice"], "dtype": "float32"}
     alone = [engine.speak("Hello.", seed=seed, **told).audio.samples for seed in range(3)]
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(lambda seed: engine.speak("Hello.", seed=seed, **told).audio.samples, range(3)))
