@@ -199,7 +199,7 @@ class Lane:
             now = time.perf_counter()
             ended = self.scheduler.done(plan, results, now=now)
             for sequence in ended:
-                self._forget(sequence)
+                self._ended(sequence)
         self._note(plan, ended, began, now, computed=found is not None)
 
     def _let_go(self, plan: Plan) -> None:
@@ -209,6 +209,12 @@ class Lane:
                 self._batch.forget(self._reading[sequence.id][1])
         for sequence in plan.finished:
             self._ended_without(sequence)
+
+    def _ended(self, sequence: Sequence) -> None:
+        """A sequence ended with a step, which its course knows; one that does not would wait for ever."""
+        job = self._forget(sequence)
+        if job is not None and isinstance(job.ask, Decode):
+            self._answer(job, IzwiError(f"{job.ask!r:.80} came after the end of its sequence: {sequence}."))
 
     def _ended_without(self, sequence: Sequence) -> None:
         """A sequence ended though its course goes on: late, or too large for the memory there is."""
@@ -313,7 +319,8 @@ class Lane:
         request = Request(
             id=f"{job.id}/{job.prefills}",
             prompt=tuple(ask.session.prompt_ids),
-            max_new_tokens=max(1, min(ask.most, self._batch.max_positions - len(ask.session.prompt_ids)) + 1),
+            # The course ends it, not the scheduler: what is said last is not read, nor the frame that is made last.
+            max_new_tokens=max(1, min(ask.most, self._batch.max_positions + 1 - len(ask.session.prompt_ids)) + 1),
             arrival_s=time.perf_counter() if job.prefills > 1 else job.outbox.started_s,
             model=self.name,
             tenant=job.tenant,

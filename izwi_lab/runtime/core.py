@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Any, Literal, Self
 
 from izwi_lab import settings
 from izwi_lab.backends.base import BackendPlan
@@ -27,7 +27,7 @@ from izwi_lab.engine.outbox import Outbox
 from izwi_lab.engine.timeline import Explanation
 from izwi_lab.errors import InvalidInputError, IzwiError
 from izwi_lab.families.protocols import Model
-from izwi_lab.runtime import asr, chat, load, tts
+from izwi_lab.runtime import load
 from izwi_lab.runtime.batching import Batching
 from izwi_lab.runtime.model_router import ModelRouter, Route
 from izwi_lab.runtime.option_checks import check_engine, check_place, check_request
@@ -35,16 +35,14 @@ from izwi_lab.runtime.registry import Lease, ModelRegistry
 from izwi_lab.runtime.request_token import RequestToken
 from izwi_lab.runtime.script import Script, stamped
 from izwi_lab.runtime.stream import Stream, read
+from izwi_lab.runtime.tasks import CheckingModule, TaskModule, task_of
 from izwi_lab.runtime.types import (
     PRIORITIES,
-    ChatRequest,
     GenerationRequest,
     GenerationResult,
     Limits,
     LoadedModel,
     ModelName,
-    SpeechRequest,
-    TranscriptionRequest,
     check_seed,
 )
 from izwi_lab.settings import Settings
@@ -54,29 +52,6 @@ _AHEAD = 4  # pieces of audio, or segments, that work is ahead of its reader; te
 _CACHE_BYTES = 1_000_000_000  # 8000 positions of a model of 0.6 billion parameters
 
 Progress = Callable[[Any], None]
-
-
-class CheckingModule(Protocol):
-    """What tts.py, asr.py, chat.py and voices.py have."""
-
-    TASK: Task
-
-    def check(self, request: Any, limits: Limits) -> Any:
-        """The request, or an error saying what is wrong with it."""
-
-
-class _TaskModule(CheckingModule, Protocol):
-    """What tts.py, asr.py and chat.py have: answers whole, and piece by piece."""
-
-    def script(self, lease: Lease, request: Any, cancel: CancelToken, *, whole: bool) -> Script: ...
-    def measure(self, piece: Any) -> tuple[float, int]: ...
-
-
-_TASKS: dict[type[GenerationRequest], _TaskModule] = {
-    SpeechRequest: cast(_TaskModule, tts),
-    TranscriptionRequest: cast(_TaskModule, asr),
-    ChatRequest: cast(_TaskModule, chat),
-}
 
 
 @dataclass(slots=True)
@@ -205,7 +180,7 @@ class EngineCore:
 
     def run(self, request: GenerationRequest) -> GenerationResult:
         """Answer a request of any task. Raises InvalidInputError before any model is loaded, Cancelled at a stop."""
-        task = _task_of(request)
+        task = task_of(request)
         with self._begin(request, task) as bound:
             model = bound.lease.model
             script, outbox = self._start(bound, task, whole=True)
@@ -214,7 +189,7 @@ class EngineCore:
 
     def stream(self, request: GenerationRequest) -> Stream[Any]:
         """Answer a request piece by piece. The model is bound and in memory when this returns, and the work queued."""
-        task = _task_of(request)
+        task = task_of(request)
         with self._begin(request, task) as bound:
             model = bound.lease.model
             _, outbox = self._start(bound, task, whole=False)
@@ -233,7 +208,7 @@ class EngineCore:
             stream.close()
         return stream
 
-    def _start(self, bound: Bound, task: _TaskModule, *, whole: bool) -> tuple[Script, Outbox]:
+    def _start(self, bound: Bound, task: TaskModule, *, whole: bool) -> tuple[Script, Outbox]:
         """Queue the work; the lease is let go when it ends."""
         request, token, lease = bound.request, bound.token, bound.lease
         token.check()
@@ -394,12 +369,3 @@ def _abandoned(registry: ModelRegistry, batching: Batching, process: int) -> Non
     if os.getpid() == process:
         registry.close(timeout_s=0.0)
         batching.close()
-
-
-def _task_of(request: GenerationRequest) -> _TaskModule:
-    task = _TASKS.get(type(request))
-    if task is None:
-        raise InvalidInputError(
-            f"A request must be one of {[c.__name__ for c in _TASKS]}, got {type(request).__name__}."
-        )
-    return task

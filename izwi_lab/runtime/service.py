@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from izwi_lab.cancel import CancelToken
 from izwi_lab.results import AudioChunk, ChatReply, Segment, Speech, TextDelta, Transcript
 from izwi_lab.runtime import voices
-from izwi_lab.runtime.core import CheckingModule, EngineCore, Progress
+from izwi_lab.runtime.core import EngineCore, Progress
 from izwi_lab.runtime.stream import Stream
+from izwi_lab.runtime.tasks import CheckingModule
 from izwi_lab.runtime.types import (
     AudioSource,
     ChatRequest,

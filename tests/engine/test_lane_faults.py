@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from lanes import ask, lane, pieces, run, talker, tokens
+from lanes import KINDS, ask, lane, pieces, run, talker, tokens
 
 from izwi_lab.backends.mlx_backend import MLXBackend
 from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.engine.request import Priority
-from izwi_lab.errors import Cancelled, InvalidInputError, MemoryBudgetError
+from izwi_lab.errors import Cancelled, InvalidInputError, IzwiError, MemoryBudgetError
 from izwi_lab.families.shared.chat_options import ChatOptions
 from izwi_lab.families.shared.steps import Prompt, Reading
 
@@ -229,6 +229,27 @@ def test_a_failed_pass_does_not_leave_a_wrong_session_behind(slotted, monkeypatc
         slotted.step_many([Reading(session, 20, 150)])
     assert (session.position, session.reach) == (20, 150)
     assert not slotted.config.rewindable(session.reach, 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("most", [1, 2, 500])
+def test_a_chat_goes_to_the_end_of_its_context(kind, most):
+    model = talker(kind, context=48)
+    made = lane(model)
+    made.add(job := ask(model, prompt(40), ChatOptions(max_tokens=most)))
+    run(made)
+    assert tokens(pieces(job)) == model.generate(prompt(40), max_tokens=most).tokens
+
+
+def test_a_course_that_goes_on_after_its_sequence_is_told(model, monkeypatch):
+    """It would wait for ever."""
+    made = lane(model)
+    made.add(job := ask(model, prompt(20), ChatOptions(max_tokens=9)))
+    for sequence in (*made.scheduler.waiting, *made.scheduler.running):
+        monkeypatch.setattr(type(sequence), "said", property(lambda self: 99 if self.computed else 0))
+    run(made)
+    with pytest.raises(IzwiError, match="after the end of its sequence"):
+        pieces(job)
 
 
 def test_what_is_counted(model):

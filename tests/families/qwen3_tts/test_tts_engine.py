@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_two_at_once_speak_as_each_alone(engine, folders):
         together = list(pool.map(lambda seed: engine.speak("Hello.", seed=seed, **told).audio.samples, range(3)))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_speech_goes_to_the_end_of_the_context(engine, tmp_path):
+    folder = checkpoint(tmp_path / "long", end=0.0)  # it would go on
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["talker_config"]["max_position_embeddings"] = 64
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    told = {"max_frames": 500, "seed": 0, "sampling": Sampling()}
+    with engine.use(folder, dtype="float32") as model:
+        room = 64 - len(model.tokenize("Hello.")) + 1
+        alone = model.generate("Hello.", **told)
+    said = engine.speak("Hello.", model=folder, dtype="float32", timeout_s=60, **told)
+    np.testing.assert_array_equal(said.audio.samples, alone.audio.samples)
+    assert said.timing.tokens == room and "without coming to an end" in said.notes[-1]
 
 
 def test_a_stopped_request_raises(engine, folders):
