@@ -236,13 +236,13 @@ class Lane:
         if isinstance(ask, Prefill):
             ask.cached = sequence.cached
         error = self._answer(job, step)
+        token = session.tokens[-1] if len(session.tokens) > sequence.said else None
+        if isinstance(job.ask, Decode) and job.sequence is sequence:
+            return Result(token=token)  # if it was cancelled just now, too: `stop_cancelled` tells its course before
         if job.token.cancelled:
             return Result(finish=FinishReason.CANCELLED)
         if error is not None:
             return Result(error=error)
-        token = session.tokens[-1] if len(session.tokens) > sequence.said else None
-        if isinstance(job.ask, Decode) and job.sequence is sequence:
-            return Result(token=token)
         job.reason = FinishReason.LENGTH if session.finish_reason == "length" else FinishReason.STOP
         return Result(token=token, finish=job.reason)
 

@@ -13,6 +13,7 @@ from izwi_lab.backends.torch_backend import TorchBackend
 from izwi_lab.engine.request import Priority
 from izwi_lab.errors import Cancelled, InvalidInputError, IzwiError, MemoryBudgetError
 from izwi_lab.families.shared.chat_options import ChatOptions
+from izwi_lab.families.shared.course import Ask
 from izwi_lab.families.shared.steps import Prompt, Reading
 
 
@@ -51,6 +52,41 @@ def test_a_cancel_frees_blocks_within_one_step(model):
     assert pieces(job)[-1].finish_reason == "cancelled"
     steps(made, 1)
     assert made.metrics.ended.value("tiny", "cancelled") == 1
+
+
+def test_a_cancel_that_comes_while_its_course_asks_for_more(model):
+    """Its course has looked at the token already, and is told with the next step, not as a fault of its own."""
+    made = lane(model)
+    job = ask(model, prompt(20), ChatOptions(max_tokens=50))
+    job.course = CancelledWhenItAsks(job.course, job.token, times=3)
+    made.add(job)
+    run(made)
+    said = pieces(job)
+    assert said[-1].finish_reason == "cancelled" and len(tokens(said)) == 3
+    assert made.metrics.ended.value("tiny", "cancelled") == 1
+    assert made.scheduler.blocks.stats().used == 0
+
+
+class CancelledWhenItAsks:
+    """A course, and a caller who cancels just as it asks for something the so many-th time."""
+
+    def __init__(self, course, token, times):
+        self.course, self.token, self.left = course, token, times
+
+    def send(self, met):
+        return self.counted(self.course.send(met))
+
+    def __next__(self):
+        return self.counted(next(self.course))
+
+    def counted(self, item):
+        self.left -= isinstance(item, Ask)
+        if not self.left:
+            self.token.cancel()
+        return item
+
+    def __getattr__(self, name):
+        return getattr(self.course, name)
 
 
 def test_a_late_request_in_the_queue_ends_too(model):
