@@ -15,6 +15,7 @@ from typing import Any
 
 from izwi_lab.artifacts.atomic import written
 from izwi_lab.artifacts.gguf_bpe import LLAMA3, byte_level, sentence_piece
+from izwi_lab.artifacts.tokenizer_json import forgetful, read_tokenizer
 from izwi_lab.errors import ArtifactError, CheckpointError
 
 _log = logging.getLogger(__name__)
@@ -31,15 +32,13 @@ def gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Any:
     Raises:
         CheckpointError: a kind of tokenizer that is not known here.
     """
-    from tokenizers import Tokenizer
-
     kept = _kept_path(path)
     if kept.exists():
         try:
-            return Tokenizer.from_file(str(kept))
-        except Exception as error:  # tokenizers raises bare Exception on a damaged file
-            _log.warning("%s is damaged and is made anew: %s", kept, error)
-    tokenizer = build_tokenizer(metadata)
+            return read_tokenizer(kept)
+        except CheckpointError as error:
+            _log.warning("The tokenizer kept beside the file is made anew: %s", error)
+    tokenizer = forgetful(build_tokenizer(metadata))
     if os.access(path.parent, os.W_OK):
         try:
             with written(kept) as file:

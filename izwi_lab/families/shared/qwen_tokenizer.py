@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from izwi_lab.artifacts.gguf_bpe import QWEN2
+from izwi_lab.artifacts.tokenizer_json import forgetful, read_tokenizer
 from izwi_lab.errors import CheckpointError
 
 _MOST_BYTES = 64 << 20  # of a file; Qwen's vocab.json has 2.8 MB
@@ -25,20 +26,15 @@ def qwen_tokenizer(folder: Path) -> Any:
     Raises:
         CheckpointError: files missing or damaged, or ids given twice.
     """
-    from tokenizers import Tokenizer
-
     whole = folder / "tokenizer.json"
     if whole.is_file():
-        try:
-            return Tokenizer.from_file(str(whole))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise CheckpointError(f"Cannot read {whole}: {error}.", hint=_FETCH) from None
+        return read_tokenizer(whole)
     if missing := [n for n in ("vocab.json", "merges.txt") if not (folder / n).is_file()]:
         raise CheckpointError(f"{folder} has no tokenizer.json, and no {' or '.join(missing)}.", hint=_FETCH)
     vocab = _vocab(folder / "vocab.json")
     settings = folder / "tokenizer_config.json"
     added = _added(settings, vocab) if settings.is_file() else {}
-    return _built(folder, vocab, _merges(folder / "merges.txt"), added)
+    return forgetful(_built(folder, vocab, _merges(folder / "merges.txt"), added))
 
 
 def _built(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from izwi_lab.artifacts.tokenizer_json import read_tokenizer
 from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.shared.detokenizer import TokenBytes, detokenize
 from izwi_lab.families.shared.prompts import PromptEncoder
@@ -77,15 +78,7 @@ def from_folder(folder: Path, config: Mapping[str, Any], *, stops: Sequence[str]
     Raises:
         CheckpointError: no tokenizer.json, or a file that cannot be read.
     """
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no tokenizer.json.", hint="Fetch the model again.")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"Cannot read {path}: {error}.", hint="Fetch the model again.") from None
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
     settings = _json(folder / "tokenizer_config.json")
     generation = _json(folder / "generation_config.json")
     listed = generation.get("eos_token_id", config.get("eos_token_id"))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from izwi_lab.artifacts.tokenizer_json import read_tokenizer
 from izwi_lab.errors import CheckpointError, InvalidInputError
 from izwi_lab.families.shared.steps import Prompt, Span
 from izwi_lab.families.whisper.config import SECONDS_PER_TIMESTAMP, WhisperConfig
@@ -60,14 +61,7 @@ class WhisperProcessor:
     @classmethod
     def from_folder(cls, config: WhisperConfig, folder: Path) -> WhisperProcessor:
         """Read tokenizer.json. Raises CheckpointError if it is missing, broken or of another vocabulary."""
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        try:
-            vocabulary = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise CheckpointError(f"{path} cannot be read: {error}.", hint="Fetch the model again.") from error
-        return cls(config, vocabulary)
+        return cls(config, read_tokenizer(folder / "tokenizer.json"))
 
     def _check(self, vocabulary: Any) -> None:
         names = {"<|endoftext|>": self.tokens.end, "<|notimestamps|>": self.tokens.no_timestamps}
